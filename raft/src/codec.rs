@@ -1,0 +1,95 @@
+//! The one codec: every record on disk and on the wire starts with a format version.
+//!
+//! A record is `[format: u8][body: bincode 2, standard configuration]`. The format byte names the
+//! encoding of the body, so that bincode can be replaced (see `docs/decisions`) while old records
+//! stay readable. Decoding never panics, never allocates more than the record's own length allows,
+//! and refuses trailing bytes: a record is read whole or refused.
+
+use bincode::config::{Configuration, Limit, LittleEndian, Varint};
+use serde::{Serialize, de::DeserializeOwned};
+
+/// The format that this build writes: bincode 2 with variable-length integers.
+pub const FORMAT_BINCODE_2: u8 = 1;
+
+/// Hard limit on one decoded record: 64 MiB. Every caller has a smaller limit of its own.
+pub const RECORD_LIMIT_BYTES: usize = 64 * 1024 * 1024;
+
+/// Why a record could not be decoded.
+#[derive(Debug, thiserror::Error)]
+pub enum CodecError {
+    /// The record has no format byte.
+    #[error("the record is empty")]
+    Empty,
+    /// The record was written by a format that this build does not know.
+    #[error("record format {0} is unknown to this version")]
+    UnknownFormat(u8),
+    /// The body is not a well-formed record of the expected type.
+    #[error("malformed record: {0}")]
+    Malformed(String),
+    /// Bytes follow the record.
+    #[error("{0} bytes follow the record")]
+    Trailing(usize),
+}
+
+/// Encodes a record with its format version in front.
+pub fn encode<T: Serialize + ?Sized>(record: &T) -> Vec<u8> {
+    let mut bytes = vec![FORMAT_BINCODE_2];
+    bincode::serde::encode_into_std_write(record, &mut bytes, configuration())
+        .expect("writing into memory cannot fail, and our record types serialise totally");
+    bytes
+}
+
+/// Decodes a whole record.
+///
+/// # Errors
+/// Any input that [`encode`] of the same type could not have produced is refused.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    let (&format, body) = bytes.split_first().ok_or(CodecError::Empty)?;
+    if format != FORMAT_BINCODE_2 {
+        return Err(CodecError::UnknownFormat(format));
+    }
+    let (record, read) = bincode::serde::decode_from_slice(body, configuration())
+        .map_err(|error| CodecError::Malformed(error.to_string()))?;
+    match body.len() - read {
+        0 => Ok(record),
+        trailing => Err(CodecError::Trailing(trailing)),
+    }
+}
+
+fn configuration() -> Configuration<LittleEndian, Varint, Limit<RECORD_LIMIT_BYTES>> {
+    bincode::config::standard().with_limit::<RECORD_LIMIT_BYTES>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn golden_record() {
+        let record = (7_u64, "place".to_owned(), vec![1_u8, 2, 300_u16 as u8]);
+        let bytes = encode(&record);
+        assert_eq!(bytes, [1, 7, 5, b'p', b'l', b'a', b'c', b'e', 3, 1, 2, 44]);
+        assert_eq!(decode::<(u64, String, Vec<u8>)>(&bytes).unwrap(), record);
+    }
+
+    #[test]
+    fn unknown_formats_and_trailing_bytes_are_refused() {
+        assert!(matches!(decode::<u8>(&[]), Err(CodecError::Empty)));
+        assert!(matches!(decode::<u8>(&[9, 1]), Err(CodecError::UnknownFormat(9))));
+        assert!(matches!(decode::<u8>(&[1, 1, 1]), Err(CodecError::Trailing(1))));
+    }
+
+    proptest! {
+        #[test]
+        fn records_round_trip(a: u64, b: Vec<u8>, c: Option<(u32, String)>) {
+            let record = (a, b, c);
+            prop_assert_eq!(decode::<(u64, Vec<u8>, Option<(u32, String)>)>(&encode(&record)).unwrap(), record);
+        }
+
+        #[test]
+        fn garbage_never_panics(bytes: Vec<u8>) {
+            let _ = decode::<(u64, Vec<u8>, Option<(u32, String)>)>(&bytes);
+        }
+    }
+}

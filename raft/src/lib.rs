@@ -1,0 +1,13 @@
+//! Conclave's replicated log: orders opaque bytes durably on a majority of nodes.
+//!
+//! This crate knows nothing of secrets. It keeps openraft behind one facade, takes its clock, its
+//! randomness, its store and its network as parameters (so that a simulator can supply them), and
+//! owns what the operating system and the network do to a log: durable storage, mutual TLS between
+//! nodes, the formation of a cluster, and the incarnations that make a wiped disk harmless.
+//!
+//! Dependencies point one way: `conclave` (the edge) → `conclave-cluster` → this crate.
+
+pub mod codec;
+pub mod identity;
+pub mod node;
+pub mod state_machine;
