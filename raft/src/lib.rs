@@ -10,4 +10,6 @@
 pub mod codec;
 pub mod identity;
 pub mod node;
+pub mod runtime;
 pub mod state_machine;
+pub mod types;
