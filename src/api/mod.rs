@@ -1,0 +1,3 @@
+//! The dialects that clients speak. Each only maps requests to operations and outcomes to answers.
+
+pub mod conclave;

@@ -1,0 +1,58 @@
+//! `[limits]`: what the API listener accepts, and what it answers beyond that.
+
+use serde::{Deserialize, Serialize};
+
+/// `[limits]`
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsSection {
+    /// Bytes of one secret value. Default 1 MiB; more is answered 400.
+    pub value_bytes: usize,
+    /// Bytes of one request body. Default 2 MiB (a value in base64 takes a third more than the
+    /// value itself); more is answered 400 in setec's API, 413 in Conclave's own.
+    pub body_bytes: usize,
+    /// Bytes of a request's line and headers. Default 16 KiB, at least 8 KiB; more is answered 431.
+    pub header_bytes: usize,
+    /// Open connections. Default 4096; more wait in the kernel's queue until one closes.
+    pub connections: usize,
+    /// Open connections of one address. Default 512; more are closed at once.
+    pub connections_per_source: usize,
+    /// Requests being worked on. Default 1024; more are answered 503 with `Retry-After`.
+    pub requests_in_flight: usize,
+    /// Requests of one principal being worked on. Default 256; more are answered 429.
+    pub requests_in_flight_per_principal: usize,
+    /// Requests of one principal in a second, on this node. Default 2000; more are answered 429.
+    pub requests_per_s_per_principal: u32,
+    /// Time for the TLS handshake, in milliseconds. Default 5000; then the connection closes.
+    pub handshake_timeout_ms: u64,
+    /// Time to send a request's headers, also the time that a connection may idle between two
+    /// requests, in milliseconds. Default 30000; then the connection closes.
+    pub header_timeout_ms: u64,
+    /// Time to send a request's body, in milliseconds. Default 10000; then 408.
+    pub body_timeout_ms: u64,
+    /// Time for an answer, in milliseconds. Default 5000; then the outcome is reported unknown.
+    pub request_timeout_ms: u64,
+    /// Time that a stopping node gives to requests that it accepted, in milliseconds. Default
+    /// 10000.
+    pub shutdown_grace_ms: u64,
+}
+
+impl Default for LimitsSection {
+    fn default() -> Self {
+        Self {
+            value_bytes: 1 << 20,
+            body_bytes: 2 << 20,
+            header_bytes: 16 << 10,
+            connections: 4_096,
+            connections_per_source: 512,
+            requests_in_flight: 1_024,
+            requests_in_flight_per_principal: 256,
+            requests_per_s_per_principal: 2_000,
+            handshake_timeout_ms: 5_000,
+            header_timeout_ms: 30_000,
+            body_timeout_ms: 10_000,
+            request_timeout_ms: 5_000,
+            shutdown_grace_ms: 10_000,
+        }
+    }
+}
