@@ -1,5 +1,30 @@
-//! Conclave's edge: identifies, authorises, seals and opens, and speaks the dialects of clients.
+//! Conclave's edge: everything that may see a name, a value or an actor in clear.
+//!
+//! It identifies the caller, decides on rights, seals, proposes commands to the blind cluster, and
+//! opens the answers. Dialects (`api/*`) only map their wire form onto `operations`.
+//!
+//! | folder       | idea                                                             |
+//! |--------------|------------------------------------------------------------------|
+//! | `api`        | the dialects of clients                                           |
+//! | `audit`      | records in clear: made, committed to, sealed, queried             |
+//! | `config`     | the configuration file, environment and flags                     |
+//! | `grants`     | principals and what they may do                                   |
+//! | `hardening`  | what the process asks of the operating system                     |
+//! | `index`      | the ordered index of opened names                                 |
+//! | `name`       | names of secrets, and the patterns of grants                      |
+//! | `operations` | the one small set of operations that every dialect maps to        |
+//! | `pki`        | certificate authorities and certificates for people without them  |
+//! | `plaintext`  | a value in clear: zeroized, never printed                         |
+//! | `seal`       | keys, the keyring, sealing and opening, rotation                  |
 
 pub mod api;
+pub mod audit;
 pub mod config;
+pub mod grants;
+pub mod hardening;
+pub mod index;
+pub mod name;
+pub mod operations;
 pub mod pki;
+pub mod plaintext;
+pub mod seal;

@@ -1,0 +1,24 @@
+//! Why a node has no keys.
+
+/// Why this node is sealed.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum SealedReason {
+    /// The node has just started.
+    #[error("the node is starting")]
+    Starting,
+    /// No keyring was found yet, and no majority answered to make one.
+    #[error("the keyring is not there yet: {0}")]
+    NoKeyring(String),
+    /// No key file is configured.
+    #[error("no seal key is configured")]
+    NoKeyConfigured,
+    /// The key file cannot be used.
+    #[error("{0}")]
+    KeyFile(String),
+    /// The key file holds another key than the one that the keyring is sealed with.
+    #[error("wrong seal key: the keyring is sealed with key {needed}, the configured key is {configured}")]
+    WrongSealKey { needed: String, configured: String },
+    /// The stored keyring cannot be opened or read.
+    #[error("the keyring is damaged: {0}")]
+    Damaged(String),
+}
