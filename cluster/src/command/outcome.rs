@@ -39,6 +39,9 @@ pub enum Done {
 pub struct Disclosed {
     /// The secret that it belongs to (part of the associated data).
     pub secret: SecretId,
+    /// That secret's name, sealed. The edge opens it and compares it with the name that was asked
+    /// for, so that nobody without keys can make a place serve another secret's value.
+    pub name: Sealed,
     /// Its number.
     pub version: Version,
     /// Whether it is the active one.

@@ -52,7 +52,8 @@ pub struct SecretRecord {
     pub used: NumberRanges,
     /// Counts every change.
     pub revision: u64,
-    /// Counts only the writes that replace sealed bytes (design, section 11).
+    /// Counts only the steps that write sealed bytes (design, section 11): 1 after the step that
+    /// makes the secret, whether `Create` or `Put`, and one more after each later such step.
     pub sealed_revision: u64,
     /// Set while it is deleted recoverably.
     pub deleted: Option<Deletion>,
