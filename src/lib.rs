@@ -10,6 +10,7 @@
 //! | `config`     | the configuration file, environment and flags                     |
 //! | `grants`     | principals and what they may do                                   |
 //! | `hardening`  | what the process asks of the operating system                     |
+//! | `identity`   | who is at the other end of a connection                           |
 //! | `index`      | the ordered index of opened names                                 |
 //! | `name`       | names of secrets, and the patterns of grants                      |
 //! | `operations` | the one small set of operations that every dialect maps to        |
@@ -22,6 +23,7 @@ pub mod audit;
 pub mod config;
 pub mod grants;
 pub mod hardening;
+pub mod identity;
 pub mod index;
 pub mod name;
 pub mod operations;

@@ -19,10 +19,13 @@ pub struct LimitsSection {
     pub connections_per_source: usize,
     /// Requests being worked on. Default 1024; more are answered 503 with `Retry-After`.
     pub requests_in_flight: usize,
-    /// Requests of one principal being worked on. Default 256; more are answered 429.
+    /// Requests of one principal being worked on. Default 512; more are answered 429.
     pub requests_in_flight_per_principal: usize,
-    /// Requests of one principal in a second, on this node. Default 2000; more are answered 429.
+    /// Requests of one principal in a second, on this node. Default 10000; more are answered 429.
     pub requests_per_s_per_principal: u32,
+    /// Refusals of one principal that get an audit record of their own, in ten seconds. Default 10;
+    /// more share one record with a count.
+    pub refusal_records_per_10_s: u32,
     /// Time for the TLS handshake, in milliseconds. Default 5000; then the connection closes.
     pub handshake_timeout_ms: u64,
     /// Time to send a request's headers, also the time that a connection may idle between two
@@ -46,8 +49,9 @@ impl Default for LimitsSection {
             connections: 4_096,
             connections_per_source: 512,
             requests_in_flight: 1_024,
-            requests_in_flight_per_principal: 256,
-            requests_per_s_per_principal: 2_000,
+            requests_in_flight_per_principal: 512,
+            requests_per_s_per_principal: 10_000,
+            refusal_records_per_10_s: 10,
             handshake_timeout_ms: 5_000,
             header_timeout_ms: 30_000,
             body_timeout_ms: 10_000,

@@ -1,9 +1,10 @@
 //! The sections of the file and their keys. A default stands beside each key.
 
 use super::LimitsSection;
+use crate::grants::GrantsTable;
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::BTreeMap,
+    fs,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
@@ -154,12 +155,14 @@ pub struct TlsSection {
 }
 
 /// `[seal]`
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SealSection {
     /// A file of 32 bytes with mode 0600, made by `conclave seal generate-key`. It should lie on
     /// another file system than the data. Without it (or while it is missing) the node is sealed.
     pub key_file: Option<PathBuf>,
+    /// How fast a rotation seals stored data again, in bytes per second. Default 4 MiB.
+    pub reseal_bytes_per_s: u64,
 }
 
 /// `[grants]`: principals with their grants, here or in a file of their own, never in both.
@@ -170,7 +173,7 @@ pub struct GrantsSection {
     /// again on SIGHUP; a broken file keeps the old grants.
     pub file: Option<PathBuf>,
     /// The same inline: `"uri:spiffe://prod/app" = [{ action = ["get"], secret = ["app/*"] }]`.
-    pub principals: BTreeMap<String, Vec<toml::Table>>,
+    pub principals: GrantsTable,
 }
 
 /// `[tailscale]`
@@ -260,6 +263,33 @@ impl Config {
     }
 }
 
+impl GrantsSection {
+    /// The table that this section names. The error names file and line.
+    pub fn read_table(&self) -> Result<GrantsTable, String> {
+        let Some(path) = &self.file else {
+            return Ok(self.principals.clone());
+        };
+        let described = |reason: String| format!("{}: {reason}", path.display());
+        let size_bytes = fs::metadata(path)
+            .map_err(|error| described(error.to_string()))?
+            .len();
+        if size_bytes > GrantsTable::FILE_LIMIT_BYTES as u64 {
+            return Err(described(format!(
+                "has more than {} bytes",
+                GrantsTable::FILE_LIMIT_BYTES
+            )));
+        }
+        let text = fs::read_to_string(path).map_err(|error| described(error.to_string()))?;
+        let is_json = path.extension().is_some_and(|extension| extension == "json");
+        let table = if is_json {
+            GrantsTable::from_json(&text)
+        } else {
+            GrantsTable::from_toml(&text)
+        };
+        table.map_err(described)
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -317,6 +347,15 @@ impl Default for MetricsSection {
     fn default() -> Self {
         Self {
             listen: (Ipv4Addr::LOCALHOST, 8202).into(),
+        }
+    }
+}
+
+impl Default for SealSection {
+    fn default() -> Self {
+        Self {
+            key_file: None,
+            reseal_bytes_per_s: 4 << 20,
         }
     }
 }

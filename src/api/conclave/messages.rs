@@ -207,7 +207,8 @@ pub struct AuditList {
     pub next: Option<String>,
 }
 
-/// One audit record. What is sealed is `None` where this node cannot open it.
+/// One audit record. What is sealed is `None` where it does not apply, and where this node cannot
+/// open it (then `error` says why).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct AuditEntry {
     /// `index-position-step` of its command in the log; unique, and ordered as things happened.
@@ -220,19 +221,25 @@ pub struct AuditEntry {
     pub outcome: String,
     /// The secret's name.
     pub secret: Option<String>,
-    /// The secret's id.
-    pub secret_id: Option<String>,
     pub version: Option<u32>,
     pub principal: Option<String>,
+    /// The tailnet node that the caller called from.
+    pub device: Option<String>,
     /// The caller's address.
     pub remote: Option<String>,
     /// By which API.
     pub api: Option<String>,
     pub request_id: Option<String>,
+    /// The name of the node that took the call.
+    pub node: Option<String>,
     /// The Raft id of the node that took the call.
     pub node_id: u64,
+    /// What was done, where the action alone does not say it.
+    pub detail: Option<String>,
     /// For how many attempts it stands.
     pub attempts: u32,
+    /// Why the sealed part could not be opened.
+    pub error: Option<String>,
 }
 
 /// The members of the cluster.
@@ -321,28 +328,34 @@ pub struct NodeVerification {
     pub error: Option<String>,
 }
 
-/// How the seal stands.
+/// How this node's seal stands.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SealStatus {
     pub sealed: bool,
     /// Why it is sealed.
     pub reason: Option<String>,
-    /// The id of the seal key that the keyring names.
+    /// The configured seal key's id, once read.
     pub seal_key_id: Option<String>,
+    /// The keyring's id.
+    pub keyring_id: Option<String>,
     /// The newest data-key term.
     pub key_term: Option<u32>,
-    /// While something is sealed again under the newest term on this node.
+    /// Sealing again after a rotation, as this node knows it.
     pub reseal: Option<ResealProgress>,
+    /// What will keep this node from unsealing at its next start.
+    pub warning: Option<String>,
 }
 
 /// Progress of sealing again.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ResealProgress {
-    /// Secrets done.
-    pub done: u64,
-    /// Secrets in all.
-    pub total: u64,
-    /// Whether it is finished.
+    /// The term that everything is sealed under afterwards.
+    pub key_term: u32,
+    /// Secrets looked at in this pass.
+    pub secrets_seen: u64,
+    /// Sealed parts replaced since this node began.
+    pub parts_resealed: u64,
+    /// Whether nothing is left under an older term.
     pub finished: bool,
 }
 
