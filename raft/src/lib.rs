@@ -9,7 +9,9 @@
 
 pub mod codec;
 pub mod identity;
+pub mod metric_definitions;
 pub mod node;
 pub mod runtime;
 pub mod state_machine;
+pub mod storage;
 pub mod types;

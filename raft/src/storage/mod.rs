@@ -1,0 +1,13 @@
+//! What survives: the log, the vote, the identity of a data directory, and the state's snapshots.
+//!
+//! Two databases: `log` (entries, vote, identity; synced as openraft demands) and `state` (the state
+//! machine's own, written without a sync; the log is its durable copy until it is flushed).
+
+pub mod engine;
+pub mod fatal;
+pub mod identity_store;
+pub mod log_store;
+mod record;
+pub mod rocks_engine;
+pub mod simulated_engine;
+mod write_ahead_log;

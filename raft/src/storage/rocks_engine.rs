@@ -1,0 +1,114 @@
+//! The log's bytes in RocksDB.
+//!
+//! Invariant: a database opens only if nothing before the tail of its write-ahead log is damaged
+//! (see [`super::write_ahead_log`]); what is damaged later is named when it is read.
+
+use super::{
+    engine::{Batch, Change, Durability, LogEngine},
+    write_ahead_log,
+};
+use bytes::Bytes;
+use rocksdb::{DB, DBRecoveryMode, Direction, IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions};
+use std::{
+    io,
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+/// A [`LogEngine`] in a directory.
+pub struct RocksEngine {
+    database: DB,
+    directory: PathBuf,
+}
+
+impl RocksEngine {
+    /// Memory for writes that are in the write-ahead log only: 32 MiB.
+    const WRITE_BUFFER_BYTES: usize = 32 * 1024 * 1024;
+
+    /// Opens the database in `directory`, or makes it.
+    ///
+    /// # Errors
+    /// Refuses a database that is open elsewhere, and one with damage before the tail of its
+    /// write-ahead log, naming the file.
+    pub fn open(directory: &Path) -> io::Result<Self> {
+        write_ahead_log::cut_torn_tail(directory)?;
+        let database = DB::open(&options(), directory).map_err(|error| named(directory, error))?;
+        Ok(Self {
+            database,
+            directory: directory.to_owned(),
+        })
+    }
+}
+
+fn options() -> Options {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.set_paranoid_checks(true);
+    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    options.set_track_and_verify_wals_in_manifest(true);
+    options.set_write_buffer_size(RocksEngine::WRITE_BUFFER_BYTES);
+    // Values are ciphertext: they do not compress.
+    options.set_compression_type(rocksdb::DBCompressionType::None);
+    // Entries that were purged must not stay on the disk behind a range tombstone for ever.
+    options.set_periodic_compaction_seconds(24 * 60 * 60);
+    options.set_max_background_jobs(2);
+    options.set_keep_log_file_num(2);
+    options.set_max_log_file_size(4 * 1024 * 1024);
+    options.set_max_manifest_file_size(4 * 1024 * 1024);
+    options
+}
+
+impl LogEngine for RocksEngine {
+    fn location(&self) -> String {
+        self.directory.display().to_string()
+    }
+
+    fn get(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
+        let value = self
+            .database
+            .get(key)
+            .map_err(|error| named(&self.directory, error))?;
+        Ok(value.map(Bytes::from))
+    }
+
+    fn scan(
+        &self,
+        keys: Range<Bytes>,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> io::Result<bool>,
+    ) -> io::Result<()> {
+        let mut read = ReadOptions::default();
+        read.set_iterate_upper_bound(keys.end.to_vec());
+        let from = IteratorMode::From(&keys.start, Direction::Forward);
+        for pair in self.database.iterator_opt(from, read) {
+            let (key, value) = pair.map_err(|error| named(&self.directory, error))?;
+            if !visit(&key, &value)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, batch: Batch, durability: Durability) -> io::Result<()> {
+        let mut changes = WriteBatch::default();
+        for change in batch.changes() {
+            match change {
+                Change::Put { key, value } => changes.put(key, value),
+                Change::DeleteRange { keys } => changes.delete_range(&keys.start, &keys.end),
+            }
+        }
+        let mut write = WriteOptions::default();
+        write.set_sync(durability == Durability::Synced);
+        self.database
+            .write_opt(changes, &write)
+            .map_err(|error| named(&self.directory, error))
+    }
+}
+
+/// RocksDB names the damaged file itself where it knows it; the directory is always named.
+fn named(directory: &Path, error: rocksdb::Error) -> io::Error {
+    let kind = match error.kind() {
+        rocksdb::ErrorKind::Corruption => io::ErrorKind::InvalidData,
+        _ => io::ErrorKind::Other,
+    };
+    io::Error::new(kind, format!("database {}: {error}", directory.display()))
+}

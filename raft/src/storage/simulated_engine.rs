@@ -1,0 +1,136 @@
+//! The log's bytes in memory, on a machine whose power can be cut and whose disk can fail.
+//!
+//! Invariant: after [`SimulatedEngine::crash`] exactly what a synced write covered is left, and
+//! nothing can be written through the handles from before.
+
+use super::engine::{Batch, Change, Durability, LogEngine};
+use bytes::Bytes;
+use std::{
+    collections::BTreeMap,
+    io,
+    ops::Range,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+/// A [`LogEngine`] for tests and simulations. Clones share the same machine.
+#[derive(Clone, Default)]
+pub struct SimulatedEngine {
+    machine: Arc<Mutex<Machine>>,
+}
+
+#[derive(Default)]
+struct Machine {
+    /// What reads see.
+    present: BTreeMap<Bytes, Bytes>,
+    /// What a power cut leaves.
+    durable: BTreeMap<Bytes, Bytes>,
+    /// How many synced writes there were.
+    syncs: u64,
+    fail_next_sync: bool,
+    /// Why nothing works any more.
+    stopped: Option<&'static str>,
+}
+
+impl SimulatedEngine {
+    /// Cuts the power: returns the engine as the next start finds it. This one is of no use any more.
+    pub fn crash(&self) -> Self {
+        let mut machine = self.lock();
+        machine.stopped = Some("the power is cut");
+        let durable = machine.durable.clone();
+        let next = Machine {
+            present: durable.clone(),
+            durable,
+            ..Machine::default()
+        };
+        Self {
+            machine: Arc::new(Mutex::new(next)),
+        }
+    }
+
+    /// Makes the next synced write fail. What it wrote is gone; every later write fails too.
+    pub fn fail_next_sync(&self) {
+        self.lock().fail_next_sync = true;
+    }
+
+    /// How many synced writes there were.
+    pub fn syncs(&self) -> u64 {
+        self.lock().syncs
+    }
+
+    /// Flips one bit of a stored value, durably. Returns false if there is no such key.
+    pub fn damage(&self, key: &[u8]) -> bool {
+        let mut machine = self.lock();
+        let Some(value) = machine.present.get(key) else {
+            return false;
+        };
+        let mut damaged = value.to_vec();
+        let Some(byte) = damaged.last_mut() else {
+            return false;
+        };
+        *byte ^= 1;
+        let (key, damaged) = (Bytes::copy_from_slice(key), Bytes::from(damaged));
+        machine.present.insert(key.clone(), damaged.clone());
+        machine.durable.insert(key, damaged);
+        true
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Machine> {
+        self.machine.lock().expect("no holder of the lock panics")
+    }
+}
+
+impl LogEngine for SimulatedEngine {
+    fn location(&self) -> String {
+        "simulated".to_owned()
+    }
+
+    fn get(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
+        Ok(self.lock().present.get(key).cloned())
+    }
+
+    fn scan(
+        &self,
+        keys: Range<Bytes>,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> io::Result<bool>,
+    ) -> io::Result<()> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let pairs: Vec<_> = self
+            .lock()
+            .present
+            .range(keys)
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        for (key, value) in pairs {
+            if !visit(&key, &value)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, batch: Batch, durability: Durability) -> io::Result<()> {
+        let mut machine = self.lock();
+        if let Some(reason) = machine.stopped {
+            return Err(io::Error::other(reason));
+        }
+        if durability == Durability::Synced && machine.fail_next_sync {
+            machine.stopped = Some("the disk failed to sync");
+            return Err(io::Error::other("the disk failed to sync"));
+        }
+        for change in batch.into_changes() {
+            match change {
+                Change::Put { key, value } => {
+                    machine.present.insert(key, value);
+                }
+                Change::DeleteRange { keys } => machine.present.retain(|key, _| !keys.contains(key)),
+            }
+        }
+        if durability == Durability::Synced {
+            machine.syncs += 1;
+            machine.durable = machine.present.clone();
+        }
+        Ok(())
+    }
+}
