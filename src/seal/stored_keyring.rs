@@ -1,0 +1,306 @@
+//! The keyring as the cluster stores it: one secret at a fixed place, whose value is sealed under a
+//! key of its own, which in turn the seal wraps.
+//!
+//! It is written only on the precondition that none exists, or that its sealed revision is the one
+//! that was read; the resulting revision is bound into the ciphertext. So no node can replace
+//! another's keyring, and an old one cannot be put back.
+
+use super::{
+    cipher::{self, Binding, KeyringId, Kind},
+    key::Key,
+    keyring::Keyring,
+    provider::SealProvider,
+    reason::SealedReason,
+};
+use bytes::Bytes;
+use conclave_cluster::{
+    command::{Activation, Command, Create, NumberChoice, Operation, Precondition, Put, SameValue, Step},
+    model::{Place, Sealed, SecretId, SecretSettings, Token, ValueDigest, ValueId},
+    state::StateView,
+};
+use conclave_raft::codec;
+use serde::{Deserialize, Serialize};
+use std::io;
+
+/// The namespace of what is no secret of clients. In clear: before a keyring is read there is no key
+/// for tokens. Nothing but the edge itself writes there.
+pub const SYSTEM_NAMESPACE: Token = Token(*b"conclave/system/");
+
+/// Where the keyring lies.
+pub const KEYRING_PLACE: Place = Place {
+    namespace: SYSTEM_NAMESPACE,
+    store: Token(*b"seal............"),
+    name: Token(*b"keyring........."),
+};
+
+/// A keyring read from the state, still sealed.
+pub struct StoredKeyring {
+    /// Its secret.
+    pub secret: SecretId,
+    /// The revision of its sealed bytes.
+    pub sealed_revision: u64,
+    value: Sealed,
+    digest: ValueDigest,
+    envelope: Envelope,
+}
+
+/// The stored value. What stands in clear is needed before anything can be opened.
+#[derive(Serialize, Deserialize)]
+struct Envelope {
+    keyring: KeyringId,
+    /// The id of the seal key that wrapped `wrapped_key`.
+    seal_key: String,
+    /// The keyring's generation: tells a node whose key file is outdated whether its keys still are
+    /// all there are.
+    generation: u64,
+    wrapped_key: Vec<u8>,
+    ciphertext: Bytes,
+}
+
+impl StoredKeyring {
+    /// Reads it from the local state; `None` before it was made.
+    pub fn read(view: &StateView) -> io::Result<Option<Self>> {
+        let Some(secret) = view.place(&KEYRING_PLACE)?.and_then(|place| place.secret) else {
+            return Ok(None);
+        };
+        let damaged = || io::Error::new(io::ErrorKind::InvalidData, "the keyring's record is incomplete");
+        let record = view.secret(&secret)?.ok_or_else(damaged)?;
+        let version = record.active.ok_or_else(damaged)?;
+        let value = view.sealed_value(&secret, version)?.ok_or_else(damaged)?;
+        let digest = view
+            .version(&secret, version)?
+            .and_then(|version| version.digest)
+            .ok_or_else(damaged)?;
+        let envelope = codec::decode(&value.ciphertext).map_err(|_| damaged())?;
+        Ok(Some(Self {
+            secret,
+            sealed_revision: record.sealed_revision,
+            value,
+            digest,
+            envelope,
+        }))
+    }
+
+    /// The id of the seal key that opens it.
+    pub fn seal_key_id(&self) -> &str {
+        &self.envelope.seal_key
+    }
+
+    /// Whether it holds no more than the given keyring.
+    pub fn holds_the_keys_of(&self, keyring: &Keyring) -> bool {
+        self.envelope.keyring == *keyring.id() && self.envelope.generation == keyring.generation()
+    }
+
+    /// Opens it.
+    pub async fn open(&self, provider: &dyn SealProvider) -> Result<Keyring, SealedReason> {
+        let damaged = |error: &dyn std::fmt::Display| SealedReason::Damaged(error.to_string());
+        if provider.id() != self.seal_key_id() {
+            return Err(SealedReason::WrongSealKey {
+                needed: self.seal_key_id().to_owned(),
+                configured: provider.id().to_owned(),
+            });
+        }
+        let key = provider
+            .unwrap(
+                &self.envelope.wrapped_key,
+                &wrapping_context(&self.envelope.keyring),
+            )
+            .await
+            .map_err(|error| damaged(&error))?;
+        let sealed = Sealed {
+            ciphertext: self.envelope.ciphertext.clone(),
+            ..self.value.clone()
+        };
+        let binding = binding(self.secret, self.sealed_revision);
+        let bytes =
+            cipher::open(&self.envelope.keyring, &key, &binding, &sealed).map_err(|error| damaged(&error))?;
+        let keyring = Keyring::decode(&bytes).map_err(|error| damaged(&error))?;
+        keyring
+            .check_digest(self.secret, &bytes, &self.digest)
+            .map_err(|error| damaged(&error))?;
+        if !self.holds_the_keys_of(&keyring) {
+            return Err(damaged(&"it is not the keyring that its envelope names"));
+        }
+        Ok(keyring)
+    }
+}
+
+/// The command that stores the first keyring. Refused when there is one.
+pub async fn create_command(keyring: &Keyring, provider: &dyn SealProvider) -> Result<Command, SealedReason> {
+    let secret = SecretId(super::random::random_bytes());
+    let create = Create {
+        // The place is a constant: there is no name to hide.
+        name: Sealed {
+            key_term: 0,
+            value_id: ValueId([0; 16]),
+            nonce: [0; 24],
+            ciphertext: Bytes::new(),
+        },
+        metadata: None,
+        settings: SecretSettings {
+            keep_versions: Some(1),
+            ..SecretSettings::default()
+        },
+    };
+    let put = put(keyring, provider, secret, 1, Some(create)).await?;
+    Ok(command(Precondition::Absent { place: KEYRING_PLACE }, put))
+}
+
+/// The command that replaces what is stored. Refused when it was replaced meanwhile.
+pub async fn replace_command(
+    stored: &StoredKeyring,
+    keyring: &Keyring,
+    provider: &dyn SealProvider,
+) -> Result<Command, SealedReason> {
+    let put = put(keyring, provider, stored.secret, stored.sealed_revision + 1, None).await?;
+    let unchanged = Precondition::AtSealedRevision {
+        secret: stored.secret,
+        sealed_revision: stored.sealed_revision,
+    };
+    Ok(command(unchanged, put))
+}
+
+async fn put(
+    keyring: &Keyring,
+    provider: &dyn SealProvider,
+    secret: SecretId,
+    resulting_sealed_revision: u64,
+    create: Option<Create>,
+) -> Result<Put, SealedReason> {
+    let key = Key::random();
+    let wrapped_key = provider
+        .wrap(&key, &wrapping_context(keyring.id()))
+        .await
+        .map_err(|error| SealedReason::KeyFile(error.to_string()))?;
+    let bytes = keyring.encode();
+    let sealed = cipher::seal(
+        keyring.id(),
+        0,
+        &key,
+        &binding(secret, resulting_sealed_revision),
+        &bytes,
+    );
+    let envelope = Envelope {
+        keyring: *keyring.id(),
+        seal_key: provider.id().to_owned(),
+        generation: keyring.generation(),
+        wrapped_key,
+        ciphertext: sealed.ciphertext,
+    };
+    Ok(Put {
+        place: KEYRING_PLACE,
+        secret,
+        create,
+        number: NumberChoice::Next,
+        activation: Activation::Always,
+        same_value: SameValue::Store,
+        check_and_set: None,
+        value: Sealed {
+            ciphertext: codec::encode(&envelope).into(),
+            ..sealed
+        },
+        digest: keyring.digest(secret, &bytes),
+        metadata: None,
+        lifetime_ms: None,
+        disclosures: None,
+        on_end: None,
+    })
+}
+
+fn command(precondition: Precondition, put: Put) -> Command {
+    let step = Step {
+        preconditions: vec![precondition],
+        operation: Operation::Put(put),
+        audit: None,
+    };
+    Command {
+        guards: Vec::new(),
+        steps: vec![step],
+    }
+}
+
+fn binding(secret: SecretId, sealed_revision: u64) -> Binding {
+    Binding {
+        secret,
+        kind: Kind::Keyring,
+        sealed_revision: Some(sealed_revision),
+    }
+}
+
+fn wrapping_context(keyring: &KeyringId) -> Vec<u8> {
+    [b"conclave keyring key 1\0".as_slice(), keyring].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seal::key_file::KeyFile;
+
+    fn key_file() -> KeyFile {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("seal.key");
+        KeyFile::generate(&path).unwrap();
+        KeyFile::load(&path).unwrap()
+    }
+
+    fn stored(command: Command, sealed_revision: u64) -> StoredKeyring {
+        let [step] = command.steps.try_into().unwrap();
+        let Operation::Put(put) = step.operation else {
+            panic!("a keyring is put")
+        };
+        let envelope = codec::decode(&put.value.ciphertext).unwrap();
+        StoredKeyring {
+            secret: put.secret,
+            sealed_revision,
+            value: put.value,
+            digest: put.digest,
+            envelope,
+        }
+    }
+
+    #[tokio::test]
+    async fn opens_with_the_seal_key_that_it_names() {
+        let (key, keyring) = (key_file(), Keyring::generate());
+        let stored = stored(create_command(&keyring, &key).await.unwrap(), 1);
+        assert!(stored.open(&key).await.unwrap().is_same_as(&keyring));
+
+        let other = key_file();
+        let expected = SealedReason::WrongSealKey {
+            needed: key.id().to_owned(),
+            configured: other.id().to_owned(),
+        };
+        assert!(expected.to_string().contains(key.id()) && expected.to_string().contains(other.id()));
+        assert_eq!(stored.open(&other).await.err(), Some(expected));
+    }
+
+    #[tokio::test]
+    async fn an_old_keyring_cannot_be_put_back() {
+        let (key, keyring) = (key_file(), Keyring::generate());
+        let first = stored(create_command(&keyring, &key).await.unwrap(), 1);
+        let second = stored(
+            replace_command(&first, &keyring.with_next_term(), &key)
+                .await
+                .unwrap(),
+            2,
+        );
+        assert_eq!(second.open(&key).await.unwrap().key_term(), 2);
+        let replayed = StoredKeyring {
+            sealed_revision: 2,
+            ..first
+        };
+        assert!(matches!(replayed.open(&key).await, Err(SealedReason::Damaged(_))));
+    }
+
+    #[tokio::test]
+    async fn another_wrapping_leaves_the_keys() {
+        let (old_key, new_key, keyring) = (key_file(), key_file(), Keyring::generate());
+        let first = stored(create_command(&keyring, &old_key).await.unwrap(), 1);
+        let second = stored(replace_command(&first, &keyring, &new_key).await.unwrap(), 2);
+        assert!(second.holds_the_keys_of(&keyring));
+        assert!(second.open(&new_key).await.unwrap().is_same_as(&keyring));
+        assert!(matches!(
+            second.open(&old_key).await,
+            Err(SealedReason::WrongSealKey { .. })
+        ));
+    }
+}
