@@ -118,3 +118,25 @@ pub(crate) fn log_synced(took: Duration, entries: usize, bytes: usize) {
 pub(crate) fn log_bytes(bytes: u64) {
     gauge!(LOG_BYTES).set(bytes as f64);
 }
+
+pub(crate) fn applied(entries: usize, took: Duration) {
+    counter!(APPLIED_ENTRIES).increment(entries as u64);
+    histogram!(APPLY_SECONDS).record(took.as_secs_f64());
+}
+
+pub(crate) fn snapshot_taken() {
+    counter!(SNAPSHOTS_TAKEN).increment(1);
+}
+
+pub(crate) fn snapshot_installed() {
+    counter!(SNAPSHOTS_INSTALLED).increment(1);
+}
+
+pub(crate) fn space(free_bytes: u64, below_reserve: bool) {
+    gauge!(SPACE_FREE_BYTES).set(free_bytes as f64);
+    gauge!(SPACE_BELOW_RESERVE).set(f64::from(u8::from(below_reserve)));
+}
+
+pub(crate) fn space_refused() {
+    counter!(SPACE_REFUSALS).increment(1);
+}

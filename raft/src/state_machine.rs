@@ -80,6 +80,7 @@ pub trait StateMachine: Send + Sync + 'static {
     fn checkpoint(&self, directory: PathBuf) -> io::Result<Checkpoint>;
 
     /// Verifies a received checkpoint (whole-state digest) and replaces the state by it,
-    /// atomically: a crash leaves either the old state or the new one.
+    /// atomically: a crash leaves either the old state or the new one. The checkpoint's files stay
+    /// as they are (link or copy them): they become this node's current snapshot.
     fn install(&self, checkpoint: Checkpoint) -> io::Result<()>;
 }

@@ -8,6 +8,7 @@ use crate::{
     identity::NodeRecord,
     runtime::Runtime,
     state_machine::LogPosition,
+    storage::state_machine_adapter::StateMachineAdapter,
 };
 use bytes::Bytes;
 use openraft::{impls::leader_id_std, type_config::alias};
@@ -47,6 +48,8 @@ pub type Membership = openraft::Membership<u64, NodeRecord>;
 pub type StoredMembership = alias::StoredMembershipOf<LogTypes>;
 /// What a snapshot contains.
 pub type SnapshotMeta = alias::SnapshotMetaOf<LogTypes>;
+/// A running openraft node over our state machine.
+pub type Raft = openraft::Raft<LogTypes, StateMachineAdapter>;
 /// What openraft publishes of itself.
 pub type Metrics = openraft::RaftMetrics<LogTypes>;
 

@@ -10,4 +10,8 @@ pub mod log_store;
 mod record;
 pub mod rocks_engine;
 pub mod simulated_engine;
+pub mod snapshot_policy;
+pub mod snapshot_store;
+pub mod space;
+pub mod state_machine_adapter;
 mod write_ahead_log;

@@ -1,0 +1,304 @@
+//! openraft's `RaftStateMachine` over our [`StateMachine`].
+//!
+//! The state machine runs on a thread of its own: its calls block, and one thread makes them
+//! serial, so that a checkpoint always lies between two applies.
+//!
+//! Invariants: a response is sent only after its entry was applied; a snapshot names exactly the
+//! position that it contains; a crash during an installation leaves the old state or the new one.
+
+use super::snapshot_store::{SnapshotData, SnapshotStore};
+use crate::{
+    metric_definitions as metric,
+    runtime::Runtime,
+    state_machine::{AppliedState, Checkpoint, CommittedEntry, CommittedPayload, LogPosition, StateMachine},
+    types::{
+        Entry, LogId, LogTypes, Payload, Response, SnapshotMeta, StoredMembership, encode_membership,
+        known_membership, stored_membership,
+    },
+};
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use openraft::{
+    AsyncRuntime, OptionalSend, RaftSnapshotBuilder,
+    storage::{EntryResponder, RaftStateMachine, Snapshot},
+};
+use std::{
+    io,
+    sync::{Arc, mpsc},
+    thread,
+    time::Instant,
+};
+use tokio::sync::oneshot;
+
+/// A snapshot as openraft hands it around.
+pub type StoredSnapshot =
+    Snapshot<crate::types::CommittedLeaderId, u64, crate::identity::NodeRecord, SnapshotData>;
+
+/// What openraft applies entries to.
+pub struct StateMachineAdapter {
+    thread: StateMachineThread,
+    snapshots: SnapshotStore,
+}
+
+impl StateMachineAdapter {
+    /// How many bytes of entries one call of [`StateMachine::apply`] gets (at least one entry): 4 MiB.
+    pub const APPLY_LIMIT_BYTES: usize = 4 * 1024 * 1024;
+
+    /// Feeds the machine behind `thread`, and keeps its snapshots in `snapshots`.
+    pub fn new(thread: StateMachineThread, snapshots: SnapshotStore) -> Self {
+        Self { thread, snapshots }
+    }
+
+    async fn checkpoint(&self) -> io::Result<Checkpoint> {
+        let path = self.snapshots.checkpoint_path();
+        self.thread.run(move |machine| machine.checkpoint(path)).await
+    }
+}
+
+impl RaftStateMachine<LogTypes> for StateMachineAdapter {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        let AppliedState { position, membership } = self.thread.run(|machine| machine.applied()).await?;
+        let membership = stored_membership(membership.as_ref()).map_err(|error| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("the state's membership: {error}"),
+            )
+        })?;
+        Ok((position.map(LogId::from), membership))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> io::Result<()>
+    where
+        Strm: Stream<Item = io::Result<EntryResponder<LogTypes>>> + Unpin + OptionalSend,
+    {
+        let mut ended = false;
+        while !ended {
+            let (mut batch, mut responders, mut bytes) = (Vec::new(), Vec::new(), 0);
+            while bytes < Self::APPLY_LIMIT_BYTES {
+                let Some(next) = entries.next().await else {
+                    ended = true;
+                    break;
+                };
+                let (entry, responder) = next?;
+                let entry = committed(entry);
+                bytes += entry.payload.bytes();
+                batch.push(entry);
+                responders.push(responder);
+            }
+            if batch.is_empty() {
+                break;
+            }
+            let responses = self.thread.run(move |machine| apply(machine, batch)).await?;
+            for (responder, response) in responders.into_iter().zip(responses) {
+                if let Some(responder) = responder {
+                    responder.send(Response(response));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<SnapshotBuilder> {
+        Some(self.get_snapshot_builder().await)
+    }
+
+    /// Takes the checkpoint here, between two applies; the builder only makes it durable.
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        SnapshotBuilder {
+            taken: Some(self.checkpoint().await),
+            snapshots: self.snapshots.clone(),
+        }
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> io::Result<()> {
+        let position = meta
+            .last_log_id
+            .map(LogPosition::from)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a snapshot without a position"))?;
+        let membership = known_membership(&meta.last_membership);
+        let snapshots = self.snapshots.clone();
+        let checkpoint = blocking(move || {
+            let directory = snapshots.copy_in(&data)?;
+            let mut size_bytes = 0;
+            for file in std::fs::read_dir(&directory)? {
+                size_bytes += file?.metadata()?.len();
+            }
+            Ok(Checkpoint {
+                directory,
+                position,
+                membership,
+                size_bytes,
+            })
+        })
+        .await?;
+        let installed = checkpoint.clone();
+        self.thread.run(move |machine| machine.install(installed)).await?;
+        let snapshots = self.snapshots.clone();
+        blocking(move || snapshots.record(&checkpoint)).await?;
+        metric::snapshot_installed();
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<StoredSnapshot>> {
+        if let Some((meta, snapshot)) = self.snapshots.current()? {
+            return Ok(Some(Snapshot { meta, snapshot }));
+        }
+        if !self.snapshots.was_damaged() {
+            return Ok(None);
+        }
+        Ok(Some(self.get_snapshot_builder().await.build_snapshot().await?))
+    }
+}
+
+/// Makes a checkpoint that was taken the current snapshot.
+pub struct SnapshotBuilder {
+    taken: Option<io::Result<Checkpoint>>,
+    snapshots: SnapshotStore,
+}
+
+impl RaftSnapshotBuilder<LogTypes> for SnapshotBuilder {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> io::Result<StoredSnapshot> {
+        let checkpoint = self
+            .taken
+            .take()
+            .ok_or_else(|| io::Error::other("a checkpoint builds one snapshot"))??;
+        let snapshots = self.snapshots.clone();
+        let (meta, snapshot) = blocking(move || snapshots.record(&checkpoint)).await?;
+        metric::snapshot_taken();
+        Ok(Snapshot { meta, snapshot })
+    }
+}
+
+fn committed(entry: Entry) -> CommittedEntry {
+    let payload = match entry.payload {
+        Payload::Blank => CommittedPayload::Blank,
+        Payload::Normal(proposal) => CommittedPayload::Proposal(proposal.0),
+        Payload::Membership(membership) => CommittedPayload::Membership(encode_membership(&membership)),
+    };
+    CommittedEntry {
+        position: entry.log_id.into(),
+        payload,
+    }
+}
+
+impl CommittedPayload {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Blank => 1,
+            Self::Proposal(bytes) | Self::Membership(bytes) => bytes.len().max(1),
+        }
+    }
+}
+
+fn apply(machine: &dyn StateMachine, entries: Vec<CommittedEntry>) -> io::Result<Vec<Bytes>> {
+    let count = entries.len();
+    let started = Instant::now();
+    let responses = machine.apply(entries)?;
+    metric::applied(count, started.elapsed());
+    if responses.len() != count {
+        return Err(io::Error::other(format!(
+            "{count} entries were applied with {} responses",
+            responses.len()
+        )));
+    }
+    Ok(responses)
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    Runtime::spawn_blocking(work).await?
+}
+
+/// The thread that calls the state machine, one call at a time. Clones share it; it ends when the
+/// last one is dropped.
+#[derive(Clone)]
+pub struct StateMachineThread {
+    sender: Arc<Calls>,
+}
+
+type Call = Box<dyn FnOnce(&dyn StateMachine) + Send>;
+
+struct Calls {
+    sender: Option<mpsc::SyncSender<Call>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl StateMachineThread {
+    /// Callers are few and wait for their answers: more than this never wait.
+    const WAITING_CALLS: usize = 64;
+
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// The system refuses a thread.
+    pub fn start(machine: Arc<dyn StateMachine>) -> io::Result<Self> {
+        let (sender, calls) = mpsc::sync_channel::<Call>(Self::WAITING_CALLS);
+        let thread = thread::Builder::new()
+            .name("raft-state".to_owned())
+            .spawn(move || {
+                for call in calls {
+                    call(&*machine);
+                }
+            })?;
+        Ok(Self {
+            sender: Arc::new(Calls {
+                sender: Some(sender),
+                thread: Some(thread),
+            }),
+        })
+    }
+
+    /// Makes everything applied so far durable, and returns the position that is now on the disk.
+    ///
+    /// # Errors
+    /// Local damage: the node must stop.
+    pub async fn flush(&self) -> io::Result<Option<LogPosition>> {
+        self.run(|machine| machine.flush()).await
+    }
+
+    /// Makes the state durable up to `position`, for
+    /// [`super::log_store::LogStoreOptions::before_purge`].
+    ///
+    /// # Errors
+    /// The state on the disk does not reach that far: the log must not be purged.
+    pub async fn flush_to(&self, position: LogPosition) -> io::Result<()> {
+        let durable = self.flush().await?;
+        if durable.is_none_or(|durable| durable.index < position.index) {
+            return Err(io::Error::other(format!(
+                "the state on the disk ends at {durable:?}, before {position:?}, up to which the log should be purged"
+            )));
+        }
+        Ok(())
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&dyn StateMachine) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let ended = || io::Error::other("the state machine's thread has ended");
+        let (reply, answer) = oneshot::channel();
+        let call: Call = Box::new(move |machine| {
+            // Whoever asked may have gone; what was asked is done.
+            let _ = reply.send(call(machine));
+        });
+        let sender = self.sender.sender.as_ref().ok_or_else(ended)?;
+        sender.try_send(call).map_err(|_| ended())?;
+        answer.await.map_err(|_| ended())?
+    }
+}
+
+impl Drop for Calls {
+    fn drop(&mut self) {
+        drop(self.sender.take());
+        if let Some(thread) = self.thread.take()
+            && thread.thread().id() != thread::current().id()
+        {
+            // A panic there was reported by the panic hook; there is nothing left to do about it.
+            let _ = thread.join();
+        }
+    }
+}
