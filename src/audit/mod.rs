@@ -4,8 +4,12 @@
 //! under a commitment made before the outcome is known, so that a record can later be proven without
 //! being opened to everyone.
 
+mod canonical;
 mod plain_record;
 mod query;
+mod refusals;
 
-pub use plain_record::PlainRecord;
+pub use canonical::canonical_json;
+pub use plain_record::{PlainRecord, Subject};
 pub use query::{AuditEntry, AuditPage, AuditQuery};
+pub use refusals::{Refusals, SharedRefusals, Verdict};

@@ -1,6 +1,15 @@
-//! What the edge says of a caller.
+//! What the edge says of a caller, how it is committed to and sealed, and how it is opened again.
 
+use super::canonical::canonical_json;
+use crate::{
+    name::{FullName, StorePath},
+    operations::Caller,
+    seal::{Binding, Key, Keyring, Kind, OpenError, random_bytes},
+};
+use conclave_cluster::model::{Action, AuditStub, Sealed, SecretId};
 use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
 
 /// Who asked, from where, by which API, about what. Written as canonical JSON (RFC 8785), in which
 /// integers above 2^53 are strings. Fields that do not apply are absent.
@@ -33,4 +42,143 @@ pub struct PlainRecord {
     /// What was done, where the action alone does not say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+}
+
+/// What a record is about.
+#[derive(Clone, Copy)]
+pub enum Subject<'a> {
+    /// One secret.
+    Secret(&'a FullName),
+    /// A whole store.
+    Store(&'a StorePath),
+    /// Something else, in words that name no secret.
+    Other(&'a str),
+    /// Several secrets (refusals that share one record).
+    Several,
+}
+
+/// Bytes of the salt, which stands before the record where both are sealed.
+const SALT_BYTES: usize = 32;
+
+impl PlainRecord {
+    /// The record of what `caller` asks of the node with this name.
+    pub fn new(caller: &Caller, node: &str, subject: Subject<'_>) -> Self {
+        let store = match subject {
+            Subject::Secret(name) => Some(name.store_path()),
+            Subject::Store(store) => Some(store.clone()),
+            Subject::Other(_) | Subject::Several => None,
+        };
+        Self {
+            format: 1,
+            principal: caller.principal.to_string(),
+            device: caller.device.clone(),
+            remote: caller.remote.to_string(),
+            api: caller.api.to_string(),
+            request_id: caller.request_id.clone(),
+            node: node.to_owned(),
+            namespace: store.as_ref().map(|store| store.namespace.as_str().to_owned()),
+            store: store.as_ref().map(|store| store.store.as_str().to_owned()),
+            name: match subject {
+                Subject::Secret(name) => Some(name.name.as_str().to_owned()),
+                Subject::Store(_) | Subject::Other(_) | Subject::Several => None,
+            },
+            detail: match subject {
+                Subject::Other(detail) => Some(detail.to_owned()),
+                Subject::Several => Some("several secrets".to_owned()),
+                Subject::Secret(_) | Subject::Store(_) => None,
+            },
+        }
+    }
+
+    /// Commits to it under a fresh salt and seals both.
+    pub fn seal(&self, keyring: &Keyring, action: Action, caller: &Caller) -> AuditStub {
+        let salt = random_bytes::<SALT_BYTES>();
+        let json = Zeroizing::new(canonical_json(self));
+        let plaintext = Zeroizing::new([salt.as_slice(), &json].concat());
+        AuditStub {
+            action,
+            principal: keyring.principal(&caller.principal),
+            commitment: commitment(salt, &json),
+            sealed: keyring.seal(&BINDING, &plaintext),
+        }
+    }
+
+    /// Opens a record and checks it against its commitment.
+    pub fn open(keyring: &Keyring, sealed: &Sealed, committed: &[u8; 32]) -> Result<Self, OpenError> {
+        let plaintext = keyring.open(&BINDING, sealed)?;
+        let (salt, json) = plaintext
+            .split_first_chunk::<SALT_BYTES>()
+            .ok_or(OpenError::Malformed)?;
+        let equal: bool = commitment(*salt, json).ct_eq(committed).into();
+        if !equal {
+            return Err(OpenError::WrongDigest);
+        }
+        serde_json::from_slice(json).map_err(|_| OpenError::Malformed)
+    }
+}
+
+/// A record belongs to no secret: it may be about none, and stays when its secret goes.
+const BINDING: Binding = Binding {
+    secret: SecretId([0; 16]),
+    kind: Kind::AuditRecord,
+    sealed_revision: None,
+};
+
+/// HMAC-SHA-256 with the salt as its key: it binds, and without the salt reveals nothing.
+fn commitment(salt: [u8; SALT_BYTES], json: &[u8]) -> [u8; 32] {
+    Key::from(salt).mac(&[json])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operations::Dialect;
+
+    fn caller() -> Caller {
+        Caller {
+            principal: "email:alice@example.org".parse().unwrap(),
+            device: None,
+            grants: Default::default(),
+            remote: "192.0.2.7:4711".parse().unwrap(),
+            api: Dialect::Setec,
+            request_id: "r-1".to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_canonical_form_is_fixed() {
+        let name = FullName::setec("prod/db").unwrap();
+        let record = PlainRecord::new(&caller(), "n1", Subject::Secret(&name));
+        assert_eq!(
+            String::from_utf8(canonical_json(&record)).unwrap(),
+            r#"{"api":"setec","format":1,"name":"prod/db","namespace":"","node":"n1","principal":"email:alice@example.org","remote":"192.0.2.7:4711","request_id":"r-1","store":"secret"}"#
+        );
+    }
+
+    #[test]
+    fn opens_only_with_its_own_commitment() {
+        let keyring = Keyring::generate();
+        let record = PlainRecord::new(&caller(), "n1", Subject::Other("status"));
+        let stub = record.seal(&keyring, Action::Operate, &caller());
+        let again = record.seal(&keyring, Action::Operate, &caller());
+        assert_ne!(stub.commitment, again.commitment, "each has a salt of its own");
+        assert!(PlainRecord::open(&keyring, &stub.sealed, &stub.commitment).unwrap() == record);
+        let other = PlainRecord::open(&keyring, &stub.sealed, &again.commitment);
+        assert_eq!(other.err(), Some(OpenError::WrongDigest));
+        assert!(PlainRecord::open(&Keyring::generate(), &stub.sealed, &stub.commitment).is_err());
+    }
+
+    #[test]
+    fn the_sealed_bytes_show_nothing_in_clear() {
+        let keyring = Keyring::generate();
+        let stub = PlainRecord::new(&caller(), "n1", Subject::Several).seal(&keyring, Action::Get, &caller());
+        let bytes = conclave_raft::codec::encode(&stub);
+        for marker in ["alice", "192.0.2.7", "setec", "several"] {
+            assert!(
+                !bytes
+                    .windows(marker.len())
+                    .any(|window| window == marker.as_bytes())
+            );
+        }
+    }
 }

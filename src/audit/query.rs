@@ -1,8 +1,12 @@
 //! Reading the audit log.
 
 use super::PlainRecord;
-use crate::{grants::Principal, name::FullName};
-use conclave_cluster::model::{Action, AuditKey, OutcomeKind, Version};
+use crate::{grants::Principal, name::FullName, seal::Keyring};
+use conclave_cluster::{
+    model::{Action, AuditKey, AuditRecord, OutcomeKind, Version},
+    state::{AuditFilter, StateView},
+};
+use std::io;
 
 /// Which records are wanted; what is left open matches all.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +34,35 @@ pub struct AuditQuery {
 impl AuditQuery {
     /// The most records of a page.
     pub const LIMIT: usize = 1000;
+
+    /// Runs it on the local state and opens what it finds.
+    pub fn run(&self, view: &StateView, keyring: &Keyring) -> io::Result<AuditPage> {
+        let filter = AuditFilter {
+            since_ms: self.since_ms,
+            until_ms: self.until_ms,
+            place: self.name.as_ref().map(|name| keyring.place(name)),
+            principal: self
+                .principal
+                .as_ref()
+                .map(|principal| keyring.principal(principal)),
+            actions: self.actions.clone(),
+            outcome: self.outcome,
+        };
+        let page = view.audit(
+            &filter,
+            self.cursor,
+            self.limit.clamp(1, Self::LIMIT),
+            self.newest_first,
+        )?;
+        let entries = page
+            .records
+            .into_iter()
+            .map(|(key, record)| AuditEntry::open(keyring, key, &record));
+        Ok(AuditPage {
+            entries: entries.collect(),
+            next: page.next,
+        })
+    }
 }
 
 /// One page.
@@ -58,4 +91,20 @@ pub struct AuditEntry {
     pub attempts: u32,
     /// The sealed part, opened and checked against its commitment; or why that failed.
     pub plain: Result<PlainRecord, String>,
+}
+
+impl AuditEntry {
+    fn open(keyring: &Keyring, key: AuditKey, record: &AuditRecord) -> Self {
+        Self {
+            key,
+            time_ms: record.time_ms,
+            action: record.action,
+            outcome: record.outcome,
+            version: record.version,
+            node_id: record.node.0,
+            attempts: record.attempts,
+            plain: PlainRecord::open(keyring, &record.sealed, &record.commitment)
+                .map_err(|error| error.to_string()),
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! How an operation fails. Dialects map each case to a status; none carries a name or a value.
 
-use crate::seal::SealedReason;
+use crate::{index::IndexError, seal::SealedReason};
 use conclave_cluster::{command::Refusal, node::ProposeError};
 use std::time::Duration;
 
@@ -121,5 +121,14 @@ impl From<SealedReason> for OperationError {
 impl From<std::io::Error> for OperationError {
     fn from(error: std::io::Error) -> Self {
         Self::Damaged(error.to_string())
+    }
+}
+
+impl From<IndexError> for OperationError {
+    fn from(error: IndexError) -> Self {
+        match error {
+            IndexError::Sealed(reason) => reason.into(),
+            IndexError::State(error) => error.into(),
+        }
     }
 }

@@ -42,3 +42,9 @@ impl PartialEq for Key {
 }
 
 impl Eq for Key {}
+
+impl From<[u8; 32]> for Key {
+    fn from(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+}

@@ -1,0 +1,174 @@
+//! Fetching, polling, looking at and listing secrets.
+
+use super::{
+    Caller, OperationError, Operations, Polled, SecretInfo, SecretValue,
+    call::{Call, at, unexpected_answer},
+};
+use crate::{
+    audit::Subject,
+    grants::Action as Right,
+    index::IndexError,
+    name::{FullName, StorePath},
+};
+use conclave_cluster::{
+    command::{Disclosed, Done, Look, Operation, Which},
+    model::{Action, Version},
+};
+use tokio::time::Instant;
+
+impl Operations {
+    /// Fetches a value: the active version's, or another.
+    ///
+    /// # Errors
+    /// Denied without `get`; not found; not available when disabled, expired or used up.
+    pub async fn get(
+        &self,
+        caller: &Caller,
+        name: &FullName,
+        which: Which,
+        deadline: Instant,
+    ) -> Result<SecretValue, OperationError> {
+        let call = Call::admit(self, caller, Action::Get, Subject::Secret(name), deadline)?;
+        call.require(Right::Get, number(which)).await?;
+        let operation = Operation::Disclose {
+            at: at(call.keyring.place(name)),
+            which,
+            unless_active_is: None,
+        };
+        match call.carry_out(operation).await? {
+            (Done::Disclosed(disclosed), index) => secret_value(&call, name, &disclosed, index).await,
+            _ => Err(unexpected_answer()),
+        }
+    }
+
+    /// Fetches the active version's value unless that is `have`. Unchanged polls write no record, and
+    /// may be answered from a state that is as old as the staleness bound.
+    pub async fn poll(
+        &self,
+        caller: &Caller,
+        name: &FullName,
+        have: Version,
+        deadline: Instant,
+    ) -> Result<Polled, OperationError> {
+        let call = Call::admit(self, caller, Action::Get, Subject::Secret(name), deadline)?;
+        call.require(Right::Get, None).await?;
+        if self.is_unchanged(&call, name, have).await? {
+            return Ok(Polled::NotModified);
+        }
+        let operation = Operation::Disclose {
+            at: at(call.keyring.place(name)),
+            which: Which::Active,
+            unless_active_is: Some(have),
+        };
+        match call.carry_out(operation).await? {
+            (Done::NotModified { .. }, _) => Ok(Polled::NotModified),
+            (Done::Disclosed(disclosed), index) => Ok(Polled::Changed(
+                secret_value(&call, name, &disclosed, index).await?,
+            )),
+            _ => Err(unexpected_answer()),
+        }
+    }
+
+    /// Reads a secret's metadata. Needs `info`.
+    pub async fn info(
+        &self,
+        caller: &Caller,
+        name: &FullName,
+        deadline: Instant,
+    ) -> Result<SecretInfo, OperationError> {
+        let call = Call::admit(self, caller, Action::Info, Subject::Secret(name), deadline)?;
+        call.require(Right::Info, None).await?;
+        let look = Look::Secret(at(call.keyring.place(name)));
+        match call.carry_out(Operation::Look(look)).await? {
+            (Done::Secret(view), index) => {
+                call.check_name(name, view.secret, &view.name, index).await?;
+                Ok(SecretInfo::new(name.clone(), *view))
+            }
+            _ => Err(unexpected_answer()),
+        }
+    }
+
+    /// Lists the secrets of a store that the caller has `info` for, in byte order of their names.
+    /// Needs no right of its own: without `info` for anything the list is empty.
+    pub async fn list(
+        &self,
+        caller: &Caller,
+        store: &StorePath,
+        deadline: Instant,
+    ) -> Result<Vec<SecretInfo>, OperationError> {
+        let call = Call::admit(self, caller, Action::List, Subject::Store(store), deadline)?;
+        let look = Look::Store(call.keyring.store_place(store));
+        let (_, index) = call.carry_out(Operation::Look(look)).await?;
+        call.wait_applied(index).await?;
+        if self.index.has_unopened() {
+            // Perhaps they are under a term that is newer than the keyring that is held here.
+            self.sealer.keyring_as_of(index, deadline).await?;
+        }
+        let (names, cluster) = (self.index.clone(), self.cluster.clone());
+        let (store, grants) = (store.clone(), caller.grants.clone());
+        let listing = tokio::task::spawn_blocking(move || {
+            let names = names.list(&store, |name| grants.allows(Right::Info, name))?;
+            let view = cluster.view();
+            let mut secrets = Vec::with_capacity(names.len());
+            for (name, secret) in names {
+                // It may have gone since the index was read.
+                if let Some(found) = view.secret_view(&secret)?.filter(|found| found.place.is_some()) {
+                    secrets.push(SecretInfo::new(name, found));
+                }
+            }
+            Ok::<_, IndexError>(secrets)
+        });
+        match tokio::time::timeout_at(deadline, listing).await {
+            Err(_) => Err(OperationError::Overloaded),
+            Ok(Err(_)) => Err(OperationError::Damaged("the listing was interrupted".to_owned())),
+            Ok(Ok(listed)) => Ok(listed?),
+        }
+    }
+
+    /// Whether the caller's version is active and available, as of a state that a quorum confirmed
+    /// within the staleness bound.
+    async fn is_unchanged(
+        &self,
+        call: &Call<'_>,
+        name: &FullName,
+        have: Version,
+    ) -> Result<bool, OperationError> {
+        let freshness = self.cluster.poll_barrier(call.deadline).await?;
+        let view = self.cluster.view();
+        let Some(secret) = view
+            .place(&call.keyring.place(name))?
+            .and_then(|place| place.secret)
+        else {
+            return Ok(false);
+        };
+        if view.secret(&secret)?.and_then(|record| record.active) != Some(have) {
+            return Ok(false);
+        }
+        let now_ms = view.time_ms().max(freshness.time_ms);
+        Ok(view
+            .version(&secret, have)?
+            .is_some_and(|version| version.is_available(now_ms)))
+    }
+}
+
+async fn secret_value(
+    call: &Call<'_>,
+    name: &FullName,
+    disclosed: &Disclosed,
+    index: u64,
+) -> Result<SecretValue, OperationError> {
+    Ok(SecretValue {
+        version: disclosed.version,
+        active: disclosed.active,
+        made_ms: disclosed.made_ms,
+        expires_ms: disclosed.expires_ms,
+        value: call.open(name, disclosed, index).await?,
+    })
+}
+
+fn number(which: Which) -> Option<Version> {
+    match which {
+        Which::Number(version) => Some(version),
+        Which::Active | Which::Latest | Which::LatestEnabled => None,
+    }
+}
