@@ -17,6 +17,8 @@
 //! | `agreement` | replicas prove that they agree: digests exchanged, scrub, verify  |
 //! | `audit`     | records in order, filtered and in pages                           |
 
+pub mod apply;
+pub mod audit;
 pub mod command;
 pub mod model;
 pub mod node;

@@ -1,5 +1,6 @@
 //! What a log entry holds: a stamp and a batch of independent proposals.
 
+use super::Outcome;
 use crate::model::ProposalId;
 use bytes::Bytes;
 use conclave_raft::identity::RaftId;
@@ -37,4 +38,14 @@ pub struct Proposal {
     pub node: RaftId,
     /// The encoded [`super::Command`]. Bytes, so that one that cannot be decoded is refused alone.
     pub command: Bytes,
+}
+
+/// What the machine answers to an entry, encoded by [`conclave_raft::codec`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct EntryResponse {
+    /// State time in milliseconds after the entry.
+    pub time_ms: u64,
+    /// One outcome for each proposal, in their order; a single refusal where the entry itself could
+    /// not be decoded.
+    pub outcomes: Vec<Outcome>,
 }

@@ -4,7 +4,7 @@ mod entry;
 mod operation;
 mod outcome;
 
-pub use entry::{Entry, Proposal, Stamp};
+pub use entry::{Entry, EntryResponse, Proposal, Stamp};
 pub use operation::{
     Activation, AtAuditLimit, AuditRetention, Command, Create, Expected, Look, NumberChoice, Operation,
     Precondition, Put, Refusing, SameValue, SealedPart, Step, VersionChange, Which,

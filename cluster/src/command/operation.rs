@@ -1,8 +1,6 @@
 //! Commands: lists of steps, all or nothing, on preconditions.
 
-use crate::model::{
-    AuditStub, EndAction, Place, Sealed, SecretId, SecretSettings, ValueDigest, Version,
-};
+use crate::model::{AuditStub, EndAction, Place, Sealed, SecretId, SecretSettings, ValueDigest, Version};
 use serde::{Deserialize, Serialize};
 
 /// A list of steps that is done wholly or not at all, after guards whose effect stays either way.
@@ -64,10 +62,18 @@ pub enum Which {
 }
 
 /// Everything that the machine can do.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a put is the largest and the most frequent, and lives briefly"
+)]
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Operation {
     /// Makes a secret without a version. Refused when the place is taken.
-    Create { place: Place, secret: SecretId, create: Create },
+    Create {
+        place: Place,
+        secret: SecretId,
+        create: Create,
+    },
     /// Adds a version.
     Put(Put),
     /// Makes an available version the active one.
@@ -83,13 +89,20 @@ pub enum Operation {
     },
     /// Deletes the whole secret. `recoverable_ms: None` destroys every version and leaves only the
     /// tombstone; else the secret leaves its place and can be restored for so long.
-    Delete { at: Expected, recoverable_ms: Option<u64> },
+    Delete {
+        at: Expected,
+        recoverable_ms: Option<u64>,
+    },
     /// Puts a recoverably deleted secret back at a place that nobody has.
     Restore { secret: SecretId, place: Place },
     /// Moves a secret to another place, under another sealed name.
     Move { at: Expected, to: Place, name: Sealed },
     /// Replaces what is given of a secret's metadata and settings.
-    Configure { at: Expected, metadata: Option<Sealed>, settings: Option<SecretSettings> },
+    Configure {
+        at: Expected,
+        metadata: Option<Sealed>,
+        settings: Option<SecretSettings>,
+    },
     /// Replaces what is given of a version's metadata and limits. Outer `None`: leave as it is.
     ConfigureVersion {
         at: Expected,
@@ -112,7 +125,11 @@ pub enum Operation {
     /// Records a refusal by the edge. It changes nothing else.
     Refuse(Refusing),
     /// Replaces sealed bytes by the same plaintext sealed under another term.
-    Reseal { secret: SecretId, part: SealedPart, replacement: Sealed },
+    Reseal {
+        secret: SecretId,
+        part: SealedPart,
+        replacement: Sealed,
+    },
     /// Gives out the next Raft id to a node's data directory.
     AllocateRaftId,
     /// Raises the version of apply's rules. Proposed by the leader once every member knows it.

@@ -23,7 +23,12 @@ pub enum Done {
     /// Only a record was written.
     Recorded,
     /// A version was made, or one with that value was already there (`stored: false`).
-    Version { secret: SecretId, version: Version, stored: bool, active: bool },
+    Version {
+        secret: SecretId,
+        version: Version,
+        stored: bool,
+        active: bool,
+    },
     /// A value was disclosed.
     Disclosed(Box<Disclosed>),
     /// The caller has the active version already.

@@ -26,6 +26,28 @@ pub enum Action {
     Prune = 15,
 }
 
+impl Action {
+    /// Every action.
+    pub const ALL: [Self; 16] = [
+        Self::Get,
+        Self::Info,
+        Self::List,
+        Self::Put,
+        Self::CreateVersion,
+        Self::Activate,
+        Self::DeleteVersion,
+        Self::Delete,
+        Self::Restore,
+        Self::Move,
+        Self::Configure,
+        Self::Reseal,
+        Self::AuditRead,
+        Self::Operate,
+        Self::Login,
+        Self::Prune,
+    ];
+}
+
 /// How it ended. Numbers are part of the format: never reorder, only append.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[repr(u8)]
@@ -40,6 +62,17 @@ pub enum OutcomeKind {
     Refused = 3,
     /// Part of a command whose other part was refused; nothing of it was done.
     Abandoned = 4,
+}
+
+impl OutcomeKind {
+    /// Every way.
+    pub const ALL: [Self; 5] = [
+        Self::Done,
+        Self::NotFound,
+        Self::Denied,
+        Self::Refused,
+        Self::Abandoned,
+    ];
 }
 
 /// What the proposing edge says of the caller, made before the outcome is known.

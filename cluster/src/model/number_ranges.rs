@@ -59,9 +59,18 @@ impl NumberRanges {
         &self.0
     }
 
+    /// Adds every number below the highest, so that one range is left.
+    pub fn fill(&mut self) {
+        if let Some(&(_, last)) = self.0.last() {
+            self.0 = vec![(1, last)];
+        }
+    }
+
     fn insert_range(&mut self, first: u32, last: u32) {
         let from = self.0.partition_point(|&(_, end)| end.saturating_add(1) < first);
-        let to = self.0.partition_point(|&(start, _)| start <= last.saturating_add(1));
+        let to = self
+            .0
+            .partition_point(|&(start, _)| start <= last.saturating_add(1));
         let merged = self.0[from..to]
             .iter()
             .fold((first, last), |(a, b), &(c, d)| (a.min(c), b.max(d)));

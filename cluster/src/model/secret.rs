@@ -1,6 +1,7 @@
 //! A secret: an id that never changes, what is said of it, and which of its versions is active.
 
-use super::{EndAction, NumberRanges, Place, Sealed, Version};
+use super::{EndAction, NumberRanges, Place, Sealed, SecretId, Version};
+use crate::command::{SecretView, VersionView};
 use serde::{Deserialize, Serialize};
 
 /// Rules that a secret sets for its versions.
@@ -57,4 +58,25 @@ pub struct SecretRecord {
     pub sealed_revision: u64,
     /// Set while it is deleted recoverably.
     pub deleted: Option<Deletion>,
+}
+
+impl SecretRecord {
+    /// Its metadata and that of its versions.
+    pub fn view(self, secret: SecretId, versions: Vec<VersionView>) -> SecretView {
+        SecretView {
+            secret,
+            place: self.place,
+            name: self.name,
+            metadata: self.metadata,
+            settings: self.settings,
+            made_ms: self.made_ms,
+            changed_ms: self.changed_ms,
+            active: self.active,
+            revision: self.revision,
+            sealed_revision: self.sealed_revision,
+            restorable_until_ms: self.deleted.map(|deletion| deletion.until_ms),
+            used: self.used,
+            versions,
+        }
+    }
 }

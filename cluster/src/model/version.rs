@@ -1,6 +1,7 @@
 //! One version of a secret.
 
-use super::{Sealed, ValueDigest};
+use super::{Sealed, ValueDigest, Version};
+use crate::command::VersionView;
 use serde::{Deserialize, Serialize};
 
 /// What a version is able to do.
@@ -59,5 +60,37 @@ impl VersionRecord {
         self.state == VersionState::Enabled
             && self.expires_ms.is_none_or(|expires_ms| now_ms < expires_ms)
             && self.disclosures_left != Some(0)
+    }
+
+    /// Whether it still has a value.
+    pub fn has_value(&self) -> bool {
+        self.state != VersionState::Destroyed
+    }
+
+    /// What it is able to do at the given state time: where its lifetime or its disclosures have
+    /// ended, what that end did. An end by time hides and never destroys, so that one that would
+    /// destroy shows as deleted.
+    pub fn state_at(&self, now_ms: u64) -> VersionState {
+        if self.state != VersionState::Enabled || self.is_available(now_ms) {
+            return self.state;
+        }
+        match self.on_end {
+            EndAction::Disable => VersionState::Disabled,
+            EndAction::Delete | EndAction::Destroy => VersionState::Deleted { until_ms: None },
+        }
+    }
+
+    /// Its metadata, as a look at the given state time answers.
+    pub fn view(self, version: Version, now_ms: u64) -> VersionView {
+        VersionView {
+            version,
+            state: self.state_at(now_ms),
+            made_ms: self.made_ms,
+            changed_ms: self.changed_ms,
+            expires_ms: self.expires_ms,
+            disclosures_left: self.disclosures_left,
+            on_end: self.on_end,
+            metadata: self.metadata,
+        }
     }
 }

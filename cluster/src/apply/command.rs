@@ -1,0 +1,226 @@
+//! A command: guards whose effect stays, then steps that are done all or none, and an audit record
+//! for each, whatever became of it.
+
+use super::{
+    cluster, disclose, look,
+    machine::{Machine, Stop},
+    malformed, precondition, put, recording, reseal, secrets,
+    subject::Subject,
+    versions,
+};
+use crate::{
+    command::{Command, Done, Operation, Outcome, Refusal, Step},
+    model::OutcomeKind,
+};
+use conclave_raft::identity::RaftId;
+use std::io;
+
+/// The most guards and steps of one command.
+pub const STEPS_MAX: usize = 1024;
+/// The most preconditions of one step.
+pub const PRECONDITIONS_MAX: usize = 64;
+
+/// Performs a command.
+pub(super) fn perform(
+    machine: &mut Machine<'_, '_>,
+    position: u32,
+    node: RaftId,
+    command: &Command,
+) -> io::Result<Outcome> {
+    if let Some(what) = broken_limit(command) {
+        return Ok(malformed(what));
+    }
+    let mut recorder = Recorder {
+        position,
+        node,
+        command,
+    };
+    let mut answers = Vec::with_capacity(recorder.steps().count());
+    for (number, guard) in command.guards.iter().enumerate() {
+        let mut subject = Subject::of(machine, &guard.operation)?;
+        match machine.attempt(|machine| perform_step(machine, guard, &mut subject)) {
+            Ok(answer) => {
+                recorder.record(machine, number, &subject, OutcomeKind::Done)?;
+                answers.push(answer);
+            }
+            Err(Stop::Damage(error)) => return Err(error),
+            Err(Stop::Refused(refusal)) => {
+                return recorder.refuse(machine, number, number, &subject, refusal);
+            }
+        }
+    }
+    let guards = command.guards.len();
+    let mut subjects: Vec<Subject> = Vec::with_capacity(command.steps.len());
+    let result = machine.attempt(|machine| {
+        command.steps.iter().try_for_each(|step| {
+            let subject = Subject::of(machine, &step.operation)?;
+            subjects.push(subject);
+            let subject = subjects.last_mut().expect("it was just pushed");
+            answers.push(perform_step(machine, step, subject)?);
+            Ok(())
+        })
+    });
+    match result {
+        Ok(()) => {
+            for (number, subject) in subjects.iter().enumerate() {
+                recorder.record(machine, guards + number, subject, OutcomeKind::Done)?;
+            }
+            Ok(Outcome::Done(answers))
+        }
+        Err(Stop::Damage(error)) => Err(error),
+        Err(Stop::Refused(refusal)) => {
+            let refused = guards + subjects.len() - 1;
+            let subject = subjects.pop().expect("the refused step has a subject");
+            recorder.refuse(machine, guards, refused, &subject, refusal)
+        }
+    }
+}
+
+fn perform_step(machine: &mut Machine<'_, '_>, step: &Step, subject: &mut Subject) -> Result<Done, Stop> {
+    precondition::check(machine, &step.preconditions)?;
+    match &step.operation {
+        Operation::Create {
+            place,
+            secret,
+            create,
+        } => secrets::create(machine, *place, *secret, create, subject),
+        Operation::Put(put) => put::put(machine, put, subject),
+        Operation::Activate { at, version } => versions::activate(machine, *at, *version),
+        Operation::ChangeVersions {
+            at,
+            versions,
+            change,
+            spare_active,
+        } => versions::change(machine, *at, versions, *change, *spare_active),
+        Operation::Delete { at, recoverable_ms } => secrets::delete(machine, *at, *recoverable_ms),
+        Operation::Restore { secret, place } => secrets::restore(machine, *secret, *place),
+        Operation::Move { at, to, name } => secrets::relocate(machine, *at, *to, name),
+        Operation::Configure {
+            at,
+            metadata,
+            settings,
+        } => secrets::configure(machine, *at, metadata.as_ref(), settings.as_ref()),
+        Operation::ConfigureVersion {
+            at,
+            version,
+            metadata,
+            lifetime_ms,
+            disclosures_left,
+            on_end,
+        } => {
+            let limits = versions::Limits {
+                lifetime_ms: *lifetime_ms,
+                disclosures_left: *disclosures_left,
+                on_end: *on_end,
+            };
+            versions::configure(machine, *at, *version, metadata.as_ref(), limits)
+        }
+        Operation::Disclose {
+            at,
+            which,
+            unless_active_is,
+        } => disclose::disclose(machine, *at, *which, *unless_active_is, subject),
+        Operation::Look(look) => look::look(machine, *look),
+        Operation::Refuse(_) => Ok(Done::Recorded),
+        Operation::Reseal {
+            secret,
+            part,
+            replacement,
+        } => reseal::reseal(machine, *secret, *part, replacement),
+        Operation::AllocateRaftId => cluster::allocate_raft_id(machine),
+        Operation::RaiseRules { version } => cluster::raise_rules(machine, *version),
+        Operation::SetAuditRetention(retention) => cluster::set_audit_retention(machine, *retention),
+        Operation::Tick => Ok(Done::Done),
+    }
+}
+
+fn broken_limit(command: &Command) -> Option<&'static str> {
+    let mut steps = command.guards.iter().chain(&command.steps);
+    if command.guards.len() + command.steps.len() > STEPS_MAX {
+        return Some("too many steps");
+    }
+    if command.steps.is_empty() && command.guards.is_empty() {
+        return Some("no steps");
+    }
+    if steps
+        .clone()
+        .any(|step| step.preconditions.len() > PRECONDITIONS_MAX)
+    {
+        return Some("too many preconditions");
+    }
+    if steps.any(|step| {
+        matches!(&step.operation, Operation::ChangeVersions { versions, .. } if versions.len() > versions::CHANGED_VERSIONS_MAX)
+    }) {
+        return Some("too many versions");
+    }
+    None
+}
+
+/// Writes the records of one command.
+struct Recorder<'c> {
+    position: u32,
+    node: RaftId,
+    command: &'c Command,
+}
+
+impl Recorder<'_> {
+    fn steps(&self) -> impl Iterator<Item = &Step> {
+        self.command.guards.iter().chain(&self.command.steps)
+    }
+
+    /// Records the refusal of the step `refused`, and that all others from `first` on were
+    /// abandoned.
+    fn refuse(
+        &mut self,
+        machine: &mut Machine<'_, '_>,
+        first: usize,
+        refused: usize,
+        subject: &Subject,
+        refusal: Refusal,
+    ) -> io::Result<Outcome> {
+        for number in first..self.command.guards.len() + self.command.steps.len() {
+            if number == refused {
+                // Refused because the audit is full: a record would make it fuller.
+                if refusal != Refusal::AuditFull {
+                    self.record(machine, number, subject, kind_of(&refusal))?;
+                }
+                continue;
+            }
+            let operation = self.steps().nth(number).map(|step| &step.operation);
+            if let Some(operation) = operation {
+                let subject = Subject::of(machine, operation)?;
+                self.record(machine, number, &subject, OutcomeKind::Abandoned)?;
+            }
+        }
+        let step = u16::try_from(refused).expect("a command has at most STEPS_MAX steps");
+        Ok(Outcome::Refused { step, refusal })
+    }
+
+    fn record(
+        &mut self,
+        machine: &mut Machine<'_, '_>,
+        number: usize,
+        subject: &Subject,
+        kind: OutcomeKind,
+    ) -> io::Result<()> {
+        let Some(step) = self.steps().nth(number) else {
+            return Ok(());
+        };
+        let Some(stub) = step.audit.as_ref().filter(|_| subject.is_recorded) else {
+            return Ok(());
+        };
+        let kind = match &step.operation {
+            Operation::Refuse(_) if kind == OutcomeKind::Done => OutcomeKind::Denied,
+            _ => kind,
+        };
+        let number = u16::try_from(number).expect("a command has at most STEPS_MAX steps");
+        recording::record(machine, (self.position, number), self.node, stub, subject, kind)
+    }
+}
+
+fn kind_of(refusal: &Refusal) -> OutcomeKind {
+    match refusal {
+        Refusal::NotFound | Refusal::VersionNotFound => OutcomeKind::NotFound,
+        _ => OutcomeKind::Refused,
+    }
+}

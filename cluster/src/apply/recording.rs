@@ -1,0 +1,204 @@
+//! Audit records: what happened in clear, who and whence sealed, chained per place, bounded in
+//! bytes.
+
+use super::{machine::Machine, subject::Subject};
+use crate::{
+    command::AtAuditLimit,
+    model::{Action, AuditKey, AuditRecord, AuditStub, OutcomeKind, Sealed, Token, ValueId},
+    state::{Direction, KeyRange, Table, keys},
+};
+use bytes::Bytes;
+use conclave_raft::{codec, identity::RaftId};
+use sha2::{Digest, Sha256};
+use std::{io, ops::ControlFlow};
+
+/// The least limit of the audit in bytes.
+pub const AUDIT_LIMIT_BYTES_MIN: u64 = 16 * 1024;
+
+/// Once the limit is reached, the audit is pruned until this part of the limit is free again, so
+/// that gaps are few and large.
+const FREE_PART: u64 = 16;
+/// So many records are pruned in one entry, beside twice as many as it wrote.
+const PRUNED_PER_ENTRY: u64 = 2048;
+
+/// A record's leaf hash in the audit tree (RFC 9162, section 2.1.1).
+pub fn leaf_hash(encoded_record: &[u8]) -> [u8; 32] {
+    Sha256::new()
+        .chain_update([0])
+        .chain_update(encoded_record)
+        .finalize()
+        .into()
+}
+
+/// Writes the record of one step.
+pub(super) fn record(
+    machine: &mut Machine<'_, '_>,
+    (position, step): (u32, u16),
+    node: RaftId,
+    stub: &AuditStub,
+    subject: &Subject,
+    outcome: OutcomeKind,
+) -> io::Result<()> {
+    let key = AuditKey {
+        index: machine.position.index,
+        position,
+        step,
+    };
+    let record = AuditRecord {
+        time_ms: machine.now_ms(),
+        action: stub.action,
+        outcome,
+        place: subject.place,
+        secret: subject.secret,
+        version: subject.version,
+        node,
+        principal: stub.principal,
+        attempts: subject.attempts,
+        place_count: 0,
+        previous_leaf: [0; 32],
+        commitment: stub.commitment,
+        sealed: stub.sealed.clone(),
+    };
+    append(machine, key, record)
+}
+
+/// Prunes the oldest records when the audit is at its limit, and records the gap.
+pub(super) fn prune(machine: &mut Machine<'_, '_>) -> io::Result<()> {
+    let retention = machine.meta.retention;
+    if retention.at_limit != AtAuditLimit::PruneOldest {
+        machine.meta.audit.pruning = false;
+        return Ok(());
+    }
+    if machine.meta.audit.bytes > retention.limit_bytes {
+        machine.meta.audit.pruning = true;
+    }
+    if !machine.meta.audit.pruning {
+        return Ok(());
+    }
+    let target_bytes = retention.limit_bytes - retention.limit_bytes / FREE_PART;
+    let most = PRUNED_PER_ENTRY + 2 * machine.recorded;
+    let mut excess_bytes = machine.meta.audit.bytes.saturating_sub(target_bytes);
+    let mut pruned: Vec<(AuditKey, AuditRecord, u64)> = Vec::new();
+    let start = machine
+        .meta
+        .audit
+        .pruned_through
+        .map_or_else(Vec::new, |key| key.to_key().to_vec());
+    machine.rows.scan(
+        Table::Audit,
+        &KeyRange::from(start),
+        Direction::Ascending,
+        |key, row| {
+            if excess_bytes == 0 || pruned.len() as u64 >= most {
+                return Ok(ControlFlow::Break(()));
+            }
+            let size_bytes = (key.len() + row.len()) as u64;
+            let key = AuditKey::from_key(key)
+                .ok_or_else(|| machine.rows.damage(Table::Audit, "a key is malformed"))?;
+            excess_bytes = excess_bytes.saturating_sub(size_bytes);
+            pruned.push((key, machine.rows.decode(Table::Audit, row)?, size_bytes));
+            Ok(ControlFlow::Continue(()))
+        },
+    )?;
+    machine.meta.audit.pruning = excess_bytes > 0;
+    // A gap that is pruned itself becomes part of the new one.
+    let mut gap: u32 = 0;
+    for (key, record, size_bytes) in &pruned {
+        gap = gap.saturating_add(if record.action == Action::Prune {
+            record.attempts
+        } else {
+            1
+        });
+        machine.rows.delete(Table::Audit, &key.to_key());
+        for (table, index_key) in index_keys(*key, record) {
+            machine.rows.delete(table, &index_key);
+        }
+        machine.meta.audit.bytes -= size_bytes;
+        machine.meta.audit.records -= 1;
+        machine.meta.audit.pruned_through = Some(*key);
+    }
+    if gap == 0 {
+        Ok(())
+    } else {
+        append_gap(machine, gap)
+    }
+}
+
+fn append_gap(machine: &mut Machine<'_, '_>, records: u32) -> io::Result<()> {
+    let key = AuditKey {
+        index: machine.position.index,
+        position: u32::MAX,
+        step: u16::MAX,
+    };
+    let nothing = Sealed {
+        key_term: 0,
+        value_id: ValueId([0; 16]),
+        nonce: [0; 24],
+        ciphertext: Bytes::new(),
+    };
+    let record = AuditRecord {
+        time_ms: machine.now_ms(),
+        action: Action::Prune,
+        outcome: OutcomeKind::Done,
+        place: None,
+        secret: None,
+        version: None,
+        node: RaftId(0),
+        principal: Token::NONE,
+        attempts: records,
+        place_count: 0,
+        previous_leaf: [0; 32],
+        commitment: [0; 32],
+        sealed: nothing,
+    };
+    append(machine, key, record)
+}
+
+fn append(machine: &mut Machine<'_, '_>, key: AuditKey, mut record: AuditRecord) -> io::Result<()> {
+    let encoded = match record.place {
+        Some(place) => {
+            let mut chain = machine.place(place)?;
+            chain.audit_count += 1;
+            record.place_count = chain.audit_count;
+            record.previous_leaf = chain.last_leaf;
+            let encoded = codec::encode(&record);
+            chain.last_leaf = leaf_hash(&encoded);
+            machine.put_place(place, &chain);
+            encoded
+        }
+        None => codec::encode(&record),
+    };
+    for (table, index_key) in index_keys(key, &record) {
+        machine.rows.put_key(table, &index_key);
+    }
+    let row_key = key.to_key();
+    machine.meta.audit.bytes += (row_key.len() + encoded.len()) as u64;
+    machine.meta.audit.records += 1;
+    machine.recorded += 1;
+    machine.rows.put_bytes(Table::Audit, &row_key, encoded.into());
+    Ok(())
+}
+
+fn index_keys(key: AuditKey, record: &AuditRecord) -> impl Iterator<Item = (Table, Vec<u8>)> {
+    let place = record
+        .place
+        .map(|place| (Table::AuditByPlace, keys::audit_place_prefix(&place)));
+    let principal = (
+        Table::AuditByPrincipal,
+        keys::audit_principal_prefix(record.principal),
+    );
+    let kind = (
+        Table::AuditByKind,
+        keys::audit_kind_prefix(record.action, record.outcome),
+    );
+    let of = |(table, mut prefix): (Table, Vec<u8>)| {
+        prefix.extend(key.to_key());
+        (table, prefix)
+    };
+    place
+        .into_iter()
+        .chain([principal, kind])
+        .map(of)
+        .collect::<Vec<_>>()
+        .into_iter()
+}

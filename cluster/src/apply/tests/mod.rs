@@ -1,0 +1,3 @@
+//! The state machine against its promises.
+
+pub(super) mod fixtures;

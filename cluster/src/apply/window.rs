@@ -1,0 +1,203 @@
+//! Each proposal once: outcomes are remembered for a bounded window of replicated time, and a copy
+//! that comes later than that is refused.
+//!
+//! The rule: when outcomes up to the index `floor` have been forgotten, a proposal that was made
+//! before `floor` was applied is refused, because a forgotten copy of it may have been applied
+//! there. One made later cannot have been.
+//!
+//! The window keeps outcomes, never values. The answer to a disclosure is put together again from
+//! the stored value, and a value that no version shows any more lingers until every outcome up to
+//! then has left the window.
+
+use super::{command, machine::Machine, malformed};
+use crate::{
+    command::{Command, Done, Operation, Outcome, Proposal, Refusal},
+    model::{ProposalId, SecretId, Version},
+    state::{Direction, KeyRange, StoredValue, Table, WindowOrder, WindowRow, keys},
+};
+use bytes::Bytes;
+use conclave_raft::codec;
+use std::{io, ops::ControlFlow};
+
+/// How long an outcome is remembered, in milliseconds of state time.
+pub const WINDOW_MS: u64 = 60_000;
+/// The most outcomes that are remembered.
+pub const WINDOW_OUTCOMES: u64 = 1 << 20;
+/// The most bytes of outcomes that are remembered.
+pub const WINDOW_BYTES: u64 = 256 * 1024 * 1024;
+
+/// So many outcomes are forgotten in one entry, then as many more as the entry of the last has.
+const FORGOTTEN_PER_ENTRY: usize = 4096;
+/// So many lingering values are removed in one entry, or one.
+const REMOVED_PER_ENTRY: usize = 4096;
+/// So many bytes of lingering values are removed in one entry, or one value.
+const REMOVED_BYTES_PER_ENTRY: u64 = 16 * 1024 * 1024;
+
+/// Applies a proposal unless it was applied before.
+pub(super) fn apply_once(
+    machine: &mut Machine<'_, '_>,
+    position: u32,
+    proposal: &Proposal,
+) -> io::Result<Outcome> {
+    if let Some(outcome) = recall(machine, proposal.id)? {
+        return Ok(outcome);
+    }
+    if proposal.made_at_index < machine.meta.window.floor_index {
+        return Ok(Outcome::Refused {
+            step: 0,
+            refusal: Refusal::TooLate,
+        });
+    }
+    let outcome = match codec::decode::<Command>(&proposal.command) {
+        _ if proposal.made_at_index >= machine.position.index => malformed("made after it was appended"),
+        // The decoder's words may change with its version; the outcome must not.
+        Err(_) => malformed("the command cannot be decoded"),
+        // It may be applied any number of times, and must not keep the window from emptying.
+        Ok(command) if is_tick(&command) => return Ok(Outcome::Done(vec![Done::Done; command.steps.len()])),
+        Ok(command) => command::perform(machine, position, proposal.node, &command)?,
+    };
+    remember(machine, position, proposal.id, &outcome);
+    Ok(outcome)
+}
+
+/// Forgets what has left the window, and removes values that lingered for it.
+pub(super) fn expire(machine: &mut Machine<'_, '_>) -> io::Result<()> {
+    forget_outcomes(machine)?;
+    remove_lingering(machine)
+}
+
+/// Keeps a value that no version shows any more for answers that must be given again.
+pub(super) fn linger(machine: &mut Machine<'_, '_>, secret: SecretId, version: Version) -> io::Result<()> {
+    let value = machine.value(secret, version)?;
+    let index = machine.position.index;
+    let size_bytes = value.sealed.ciphertext.len() as u64;
+    machine.rows.put(
+        Table::Lingering,
+        &keys::lingering_key(index, secret, version),
+        &size_bytes,
+    );
+    machine.meta.window.lingering += 1;
+    Ok(())
+}
+
+fn recall(machine: &Machine<'_, '_>, id: ProposalId) -> io::Result<Option<Outcome>> {
+    let row: Option<WindowRow> = machine.rows.get(Table::Window, &id.0)?;
+    let Some(WindowRow { mut outcome, .. }) = row else {
+        return Ok(None);
+    };
+    if let Outcome::Done(answers) = &mut outcome {
+        for answer in answers {
+            if let Done::Disclosed(disclosed) = answer {
+                // Re-sealed meanwhile, it is the same plaintext under another term.
+                let StoredValue {
+                    sealed,
+                    sealed_revision,
+                } = machine.value(disclosed.secret, disclosed.version)?;
+                disclosed.value = sealed;
+                disclosed.sealed_revision = sealed_revision;
+            }
+        }
+    }
+    Ok(Some(outcome))
+}
+
+fn remember(machine: &mut Machine<'_, '_>, position: u32, id: ProposalId, outcome: &Outcome) {
+    let index = machine.position.index;
+    let mut outcome = outcome.clone();
+    if let Outcome::Done(answers) = &mut outcome {
+        for answer in answers {
+            if let Done::Disclosed(disclosed) = answer {
+                disclosed.value.ciphertext = Bytes::new();
+            }
+        }
+    }
+    let row = Bytes::from(codec::encode(&WindowRow { index, outcome }));
+    let bytes = row.len() as u64;
+    machine.rows.put_bytes(Table::Window, &id.0, row);
+    let order = WindowOrder {
+        proposal: id,
+        time_ms: machine.now_ms(),
+        bytes,
+    };
+    machine.rows.put(
+        Table::WindowOrder,
+        &keys::window_order_key(index, position),
+        &order,
+    );
+    machine.meta.window.outcomes += 1;
+    machine.meta.window.bytes += bytes;
+}
+
+fn is_tick(command: &Command) -> bool {
+    command.guards.is_empty()
+        && command.steps.iter().all(|step| {
+            step.operation == Operation::Tick && step.audit.is_none() && step.preconditions.is_empty()
+        })
+}
+
+fn forget_outcomes(machine: &mut Machine<'_, '_>) -> io::Result<()> {
+    let now_ms = machine.now_ms();
+    let mut window = machine.meta.window;
+    let mut forgotten: Vec<(Vec<u8>, ProposalId)> = Vec::new();
+    let from = KeyRange::from((window.floor_index + 1).to_be_bytes().to_vec());
+    machine
+        .rows
+        .scan(Table::WindowOrder, &from, Direction::Ascending, |key, row| {
+            let index = keys::index_at_start(key)
+                .ok_or_else(|| machine.rows.damage(Table::WindowOrder, "a key is malformed"))?;
+            let order: WindowOrder = machine.rows.decode(Table::WindowOrder, row)?;
+            // An entry's outcomes are forgotten together, so that the floor says all.
+            if index != window.floor_index {
+                let is_old = order.time_ms.saturating_add(WINDOW_MS) <= now_ms;
+                let is_full = window.outcomes > WINDOW_OUTCOMES || window.bytes > WINDOW_BYTES;
+                if !(is_old || is_full) || forgotten.len() >= FORGOTTEN_PER_ENTRY {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+            window.floor_index = index;
+            window.outcomes -= 1;
+            window.bytes -= order.bytes;
+            forgotten.push((key.to_vec(), order.proposal));
+            Ok(ControlFlow::Continue(()))
+        })?;
+    for (key, proposal) in forgotten {
+        machine.rows.delete(Table::WindowOrder, &key);
+        machine.rows.delete(Table::Window, &proposal.0);
+    }
+    machine.meta.window = window;
+    Ok(())
+}
+
+fn remove_lingering(machine: &mut Machine<'_, '_>) -> io::Result<()> {
+    let mut window = machine.meta.window;
+    if window.lingering == 0 {
+        return Ok(());
+    }
+    let mut removed: Vec<Vec<u8>> = Vec::new();
+    let mut removed_bytes: u64 = 0;
+    let range = KeyRange {
+        start: window.lingering_from.to_be_bytes().to_vec(),
+        end: Some((window.floor_index + 1).to_be_bytes().to_vec()),
+    };
+    machine
+        .rows
+        .scan(Table::Lingering, &range, Direction::Ascending, |key, row| {
+            let size_bytes: u64 = machine.rows.decode(Table::Lingering, row)?;
+            let is_enough = removed.len() >= REMOVED_PER_ENTRY || removed_bytes >= REMOVED_BYTES_PER_ENTRY;
+            if is_enough {
+                return Ok(ControlFlow::Break(()));
+            }
+            removed_bytes += size_bytes;
+            removed.push(key.to_vec());
+            Ok(ControlFlow::Continue(()))
+        })?;
+    for key in removed {
+        // What follows the index is the value's own key.
+        machine.rows.delete(Table::Value, &key[8..]);
+        machine.rows.delete(Table::Lingering, &key);
+        window.lingering -= 1;
+        window.lingering_from = keys::index_at_start(&key).unwrap_or(window.lingering_from);
+    }
+    machine.meta.window = window;
+    Ok(())
+}

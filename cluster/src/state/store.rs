@@ -1,0 +1,203 @@
+//! The state machine that the log feeds: one database, applied to in order, read by many.
+//!
+//! A run of entries ends in one write, atomic with the applied position and the digest. It is not
+//! synced: after a crash the log replays what was lost.
+
+use super::{
+    database::Database,
+    digest::Digest,
+    generation,
+    meta::Meta,
+    table::Table,
+    transaction::{RUNNING_DIGEST_KEY, Transaction},
+    view::{StateView, stored_meta},
+};
+use crate::{apply, node::Change};
+use bytes::Bytes;
+use conclave_raft::state_machine::{AppliedState, Checkpoint, CommittedEntry, LogPosition, StateMachine};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+use tokio::sync::broadcast;
+
+/// How many changes a slow receiver may be behind before it must rebuild.
+const CHANGES_KEPT: usize = 64 * 1024;
+
+/// The stored state of one node.
+pub struct Store {
+    root: PathBuf,
+    current: RwLock<Current>,
+    /// Held by whoever changes the state.
+    writing: Mutex<()>,
+    changes: broadcast::Sender<Change>,
+}
+
+/// The database in use, with what of it every view needs.
+struct Current {
+    database: Arc<Database>,
+    meta: Meta,
+    digest: Digest,
+}
+
+impl Store {
+    /// Opens the state in a directory of its own, or begins an empty one.
+    ///
+    /// # Errors
+    /// Damage refuses to open, naming directory, column family or file.
+    pub fn open(root: &Path) -> io::Result<Self> {
+        let database = Database::open(&generation::current(root)?)?;
+        Ok(Self {
+            root: root.to_owned(),
+            current: RwLock::new(Current::of(database)?),
+            writing: Mutex::new(()),
+            changes: broadcast::Sender::new(CHANGES_KEPT),
+        })
+    }
+
+    /// The state as it is now.
+    pub fn view(&self) -> StateView {
+        let current = self.read();
+        StateView::new(current.database.clone(), current.meta)
+    }
+
+    /// Changes from now on, each sent once it can be seen in a [`Self::view`].
+    pub fn changes(&self) -> broadcast::Receiver<Change> {
+        self.changes.subscribe()
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Current> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Current> {
+        self.current.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin_writing(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn database(&self) -> Arc<Database> {
+        self.read().database.clone()
+    }
+}
+
+impl StateMachine for Store {
+    fn applied(&self) -> io::Result<AppliedState> {
+        let view = self.view();
+        Ok(AppliedState {
+            position: view.meta().applied,
+            membership: view.membership()?,
+        })
+    }
+
+    fn apply(&self, entries: Vec<CommittedEntry>) -> io::Result<Vec<Bytes>> {
+        let _writing = self.begin_writing();
+        let (database, mut meta, digest) = {
+            let current = self.read();
+            (current.database.clone(), current.meta, current.digest)
+        };
+        let mut transaction = Transaction::new(&database, digest);
+        let responses = entries
+            .iter()
+            .map(|entry| apply::apply_entry(&mut transaction, &mut meta, entry))
+            .collect::<io::Result<_>>()?;
+        let finished = transaction.finish();
+        {
+            // Views are taken under the same lock, so that none sees rows and figures that differ.
+            let mut current = self.write();
+            database.write(finished.batch)?;
+            current.meta = meta;
+            current.digest = finished.digest;
+        }
+        for (index, secret) in finished.changed {
+            // Nobody may be listening.
+            let _ = self.changes.send(Change::Secret { secret, index });
+        }
+        Ok(responses)
+    }
+
+    fn flush(&self) -> io::Result<Option<LogPosition>> {
+        let (database, applied) = {
+            let current = self.read();
+            (current.database.clone(), current.meta.applied)
+        };
+        database.sync()?;
+        Ok(applied)
+    }
+
+    fn checkpoint(&self, directory: PathBuf) -> io::Result<Checkpoint> {
+        let _writing = self.begin_writing();
+        let view = self.view();
+        let position = view.meta().applied.ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "a checkpoint of an empty state was asked for",
+            )
+        })?;
+        let membership = view.membership()?;
+        self.database().checkpoint(&directory)?;
+        let size_bytes = size_of_files(&directory)?;
+        Ok(Checkpoint {
+            directory,
+            position,
+            membership,
+            size_bytes,
+        })
+    }
+
+    fn install(&self, checkpoint: Checkpoint) -> io::Result<()> {
+        let _writing = self.begin_writing();
+        verify(&checkpoint)?;
+        let old = self.database();
+        let directory = generation::replace(&self.root, old.directory(), &checkpoint.directory)?;
+        *self.write() = Current::of(Database::open(&directory)?)?;
+        old.retire();
+        drop(old);
+        // Nobody may be listening.
+        let _ = self.changes.send(Change::Replaced);
+        Ok(())
+    }
+}
+
+impl Current {
+    fn of(database: Database) -> io::Result<Self> {
+        let meta = stored_meta(&database)?;
+        let digest = match database.get(Table::Digest, RUNNING_DIGEST_KEY)? {
+            Some(row) => database.decode(Table::Digest, &row)?,
+            None if meta.applied.is_none() => Digest::default(),
+            None => return Err(database.damage(Table::Digest, "the running digest is missing")),
+        };
+        apply::check_rules(&meta)?;
+        Ok(Self {
+            database: Arc::new(database),
+            meta,
+            digest,
+        })
+    }
+}
+
+/// Checks that a received checkpoint is whole: every pair counts in the digest that it carries.
+fn verify(checkpoint: &Checkpoint) -> io::Result<()> {
+    let refuse = |what: &str| {
+        let what = format!("checkpoint {}: {what}", checkpoint.directory.display());
+        Err(io::Error::new(io::ErrorKind::InvalidData, what))
+    };
+    let view = StateView::of(Arc::new(Database::open_read_only(&checkpoint.directory)?))?;
+    if view.meta().applied != Some(checkpoint.position) {
+        return refuse("it holds another position than it was sent for");
+    }
+    if view.membership()? != checkpoint.membership {
+        return refuse("it holds another membership than it was sent with");
+    }
+    match view.scan_digest(None, || true)? {
+        Some(digest) if digest.scanned == digest.running => Ok(()),
+        _ => refuse("its pairs do not give its digest"),
+    }
+}
+
+fn size_of_files(directory: &Path) -> io::Result<u64> {
+    fs::read_dir(directory)?.try_fold(0, |sum, entry| Ok(sum + entry?.metadata()?.len()))
+}
