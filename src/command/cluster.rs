@@ -1,0 +1,278 @@
+//! `conclave cluster list|add|promote|remove|replace|transfer|verify`: the members.
+
+use super::{
+    Failure,
+    connection::Connection,
+    input::Confirmation,
+    output::{Format, table},
+    progress::Progress,
+};
+use crate::{
+    api::conclave::messages::{
+        AddMember, ClusterMembers, MemberChanged, MemberEntry, MemberId, TransferLeadership, Verification,
+    },
+    client::{Client, ClientError},
+};
+use clap::{Args, Subcommand};
+use std::{future::Future, time::Duration};
+
+/// Shows and changes the cluster's members.
+#[derive(Args, Debug)]
+pub struct Cluster {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand, Debug)]
+enum Action {
+    /// Lists the members.
+    List {
+        #[command(flatten)]
+        connection: Connection,
+    },
+    /// Adds a node that waits with an empty directory, as a learner.
+    Add {
+        /// The node's configured name.
+        name: String,
+        #[command(flatten)]
+        long: Long,
+    },
+    /// Makes a learner that has caught up a voter.
+    Promote {
+        /// The member's id or name.
+        member: String,
+        #[command(flatten)]
+        long: Long,
+    },
+    /// Removes a member. Refused when what remains would lose its quorum.
+    Remove {
+        /// The member's id or name.
+        member: String,
+        #[command(flatten)]
+        confirmation: Confirmation,
+        #[command(flatten)]
+        long: Long,
+    },
+    /// Lets the node that waits with an empty directory take its predecessor's place.
+    Replace {
+        /// The predecessor's id or name.
+        member: String,
+        #[command(flatten)]
+        confirmation: Confirmation,
+        #[command(flatten)]
+        long: Long,
+    },
+    /// Hands leadership over.
+    Transfer {
+        /// The id or name of the member to lead; without it, the voter that is furthest.
+        member: Option<String>,
+        #[command(flatten)]
+        long: Long,
+    },
+    /// Lets every node rescan its stored state, and compares. Fails when they differ.
+    Verify {
+        #[command(flatten)]
+        long: Long,
+    },
+}
+
+/// Something that may take long.
+#[derive(Args, Debug)]
+struct Long {
+    /// How many seconds to wait for the end.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    wait_s: u64,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+impl Long {
+    fn timeout_ms(&self) -> Option<u64> {
+        Some(self.wait_s * 1_000)
+    }
+
+    /// A client that waits a little longer than the node does, so that the node says how it ended.
+    fn patient(&self) -> Result<Client, Failure> {
+        Ok(self.connection.client()?.with_timeout(Duration::from_secs(self.wait_s + 5)))
+    }
+}
+
+impl Cluster {
+    pub async fn run(self, format: Format) -> Result<(), Failure> {
+        match self.action {
+            Action::List { connection } => list(&connection.client()?, format).await,
+            Action::Add { name, long } => {
+                let client = long.patient()?;
+                let request = AddMember { name: name.clone(), timeout_ms: long.timeout_ms() };
+                let changed = watch(format, &client, format!("adding {name}"), client.add_member(&request)).await?;
+                report(format, changed, |id| format!("{name} is a learner with id {id}"))
+            }
+            Action::Promote { member, long } => {
+                let client = long.patient()?;
+                let request = named(&client, &member, &long).await?;
+                let changed =
+                    watch(format, &client, format!("promoting {member}"), client.promote_member(&request)).await?;
+                report(format, changed, |id| format!("{id} votes"))
+            }
+            Action::Remove { member, confirmation, long } => {
+                let client = long.patient()?;
+                let request = named(&client, &member, &long).await?;
+                confirmation.require(&format!("Member {} will be removed for good.", request.id))?;
+                let changed =
+                    watch(format, &client, format!("removing {member}"), client.remove_member(&request)).await?;
+                report(format, changed, |id| format!("{id} is removed"))
+            }
+            Action::Replace { member, confirmation, long } => {
+                let client = long.patient()?;
+                let request = named(&client, &member, &long).await?;
+                confirmation.require(&format!("Member {} will be removed for good and replaced.", request.id))?;
+                let changed =
+                    watch(format, &client, format!("replacing {member}"), client.replace_member(&request)).await?;
+                report(format, changed, |id| format!("{} is replaced by {id}", request.id))
+            }
+            Action::Transfer { member, long } => {
+                let client = long.patient()?;
+                let to = match &member {
+                    Some(member) => Some(named(&client, member, &long).await?.id),
+                    None => None,
+                };
+                let request = TransferLeadership { to, timeout_ms: long.timeout_ms() };
+                let changed =
+                    watch(format, &client, "handing over".into(), client.transfer_leadership(&request)).await?;
+                report(format, changed, |id| format!("{id} leads"))
+            }
+            Action::Verify { long } => {
+                let client = long.patient()?;
+                let progress = Progress::start(format, "every node rescans its state".into());
+                let verification = client.verify().await;
+                drop(progress);
+                report_verification(format, &verification?)
+            }
+        }
+    }
+}
+
+async fn list(client: &Client, format: Format) -> Result<(), Failure> {
+    let members = members_known_best(client).await?;
+    format.print(&members, || {
+        let rows: Vec<_> = members.members.iter().map(|member| row(&members, member)).collect();
+        table(["ID", "NAME", "ADDRESS", "PART", "DURABLE", "LAST HEARD"], &rows)
+    })
+}
+
+/// The leader knows how far the others are, so its word is taken where it can be asked.
+async fn members_known_best(client: &Client) -> Result<ClusterMembers, ClientError> {
+    let any = client.members().await?;
+    let knows = |members: &ClusterMembers| members.members.iter().any(|member| member.matched_index.is_some());
+    if knows(&any) {
+        return Ok(any);
+    }
+    for position in 0..client.addresses().len() {
+        let asked = client.at(position).with_timeout(Duration::from_secs(2)).members().await;
+        if let Some(members) = asked.ok().filter(knows) {
+            return Ok(members);
+        }
+    }
+    Ok(any)
+}
+
+fn row(members: &ClusterMembers, member: &MemberEntry) -> [String; 6] {
+    let part = match (members.leader_id == Some(member.id), member.voter) {
+        (true, _) => "leader",
+        (false, true) => "voter",
+        (false, false) => "learner",
+    };
+    let known = |number: Option<u64>, unit: &str| number.map_or_else(|| "-".to_owned(), |number| format!("{number}{unit}"));
+    [
+        member.id.to_string(),
+        member.name.clone(),
+        member.address.clone(),
+        part.to_owned(),
+        known(member.matched_index, ""),
+        known(member.last_acknowledged_ms, " ms ago"),
+    ]
+}
+
+/// Resolves an id or a name.
+async fn named(client: &Client, member: &str, long: &Long) -> Result<MemberId, Failure> {
+    let timeout_ms = long.timeout_ms();
+    if let Ok(id) = member.parse() {
+        return Ok(MemberId { id, timeout_ms });
+    }
+    let members = client.members().await?.members;
+    let ids: Vec<u64> = members.iter().filter(|entry| entry.name == member).map(|entry| entry.id).collect();
+    match ids[..] {
+        [id] => Ok(MemberId { id, timeout_ms }),
+        [] => Err(ClientError::NotFound(format!("no member is called {member:?}")).into()),
+        _ => Err(Failure::Usage(format!("several members are called {member:?} ({ids:?}); name one by its id"))),
+    }
+}
+
+/// Waits for a change of membership, showing how far the learners are.
+async fn watch<T>(
+    format: Format,
+    client: &Client,
+    message: String,
+    change: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, Failure> {
+    let progress = Progress::start(format, message.clone());
+    let mut change = std::pin::pin!(change);
+    let look = client.with_timeout(Duration::from_secs(2));
+    loop {
+        tokio::select! {
+            result = &mut change => return Ok(result?),
+            () = tokio::time::sleep(Duration::from_millis(500)) => {}
+        }
+        tokio::select! {
+            result = &mut change => return Ok(result?),
+            members = members_known_best(&look) => {
+                let behind = members.ok().and_then(|members| behind(&members));
+                progress.say(behind.map_or_else(|| message.clone(), |behind| format!("{message}: {behind}")));
+            }
+        }
+    }
+}
+
+fn behind(members: &ClusterMembers) -> Option<String> {
+    let furthest = members.members.iter().filter_map(|member| member.matched_index).max()?;
+    let learners = members.members.iter().filter(|member| !member.voter);
+    let lines: Vec<String> = learners
+        .map(|member| {
+            let entries = furthest - member.matched_index.unwrap_or(0);
+            format!("{} is {entries} entries behind", member.name)
+        })
+        .collect();
+    (!lines.is_empty()).then(|| lines.join(", "))
+}
+
+fn report(format: Format, changed: MemberChanged, text: impl FnOnce(u64) -> String) -> Result<(), Failure> {
+    format.print(&changed, || text(changed.id))
+}
+
+fn report_verification(format: Format, verification: &Verification) -> Result<(), Failure> {
+    let short = |digest: &Option<String>| digest.as_deref().map_or("-", |digest| digest.get(..16).unwrap_or(digest)).to_owned();
+    format.print(verification, || {
+        let rows: Vec<_> = verification
+            .nodes
+            .iter()
+            .map(|node| {
+                [
+                    node.id.to_string(),
+                    node.name.clone(),
+                    node.index.map_or_else(|| "-".to_owned(), |index| index.to_string()),
+                    short(&node.scanned),
+                    short(&node.running),
+                    node.error.clone().unwrap_or_else(|| "scanned".to_owned()),
+                ]
+            })
+            .collect();
+        table(["ID", "NAME", "INDEX", "SCANNED", "RUNNING", "RESULT"], &rows)
+    })?;
+    if verification.agreed {
+        if format == Format::Text {
+            super::output::write_line("All nodes agree.")?;
+        }
+        return Ok(());
+    }
+    Err(Failure::Other("the nodes do not all agree".into()))
+}

@@ -1,0 +1,152 @@
+//! The `conclave` command: one file per group of subcommands.
+//!
+//! Results go to standard output, everything else to standard error. Values are never taken from
+//! arguments. How a command ends is in [`exit`].
+
+mod audit;
+mod cluster;
+mod completions;
+mod config;
+mod connection;
+mod dev;
+pub mod exit;
+mod input;
+mod output;
+mod pki;
+mod progress;
+mod read;
+mod seal;
+mod server;
+mod status;
+mod version;
+mod write;
+
+pub use exit::Failure;
+
+use clap::{Parser, Subcommand};
+use output::Format;
+use std::process::ExitCode;
+
+/// A replicated secrets cluster: server, client and tools in one.
+#[derive(Parser, Debug)]
+#[command(name = "conclave", version, about, after_help = EXIT_CODES, max_term_width = 100)]
+pub struct CommandLine {
+    /// Print JSON, one value a line; errors as {"error":{"code","message"}} on standard error.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Server(server::Server),
+    Dev(dev::Dev),
+    List(read::List),
+    Info(read::Info),
+    Get(read::Get),
+    Put(write::Put),
+    CreateVersion(write::CreateVersion),
+    Activate(write::Activate),
+    Delete(write::Delete),
+    DeleteVersion(write::DeleteVersion),
+    Status(status::Status),
+    Audit(audit::Audit),
+    Cluster(cluster::Cluster),
+    Seal(seal::Seal),
+    Pki(pki::Pki),
+    Config(config::Config),
+    Version(version::Version),
+    Completions(completions::Completions),
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 denied, 5 invalid, \
+                          6 unavailable or outcome unknown.";
+
+impl CommandLine {
+    /// Runs the command to its end.
+    pub fn run(self) -> ExitCode {
+        let format = if self.json { Format::Json } else { Format::Text };
+        match self.command.run(format) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => {
+                match format {
+                    Format::Text => eprintln!("conclave: {failure}"),
+                    Format::Json => eprintln!(
+                        "{}",
+                        serde_json::json!({"error": {"code": failure.code(), "message": failure.to_string()}})
+                    ),
+                }
+                failure.exit_code()
+            }
+        }
+    }
+}
+
+impl Command {
+    fn run(self, format: Format) -> Result<(), Failure> {
+        match self {
+            // These build a runtime of their own, or need none.
+            Self::Server(command) => command.run(),
+            Self::Pki(command) => command.run(format),
+            Self::Config(command) => command.run(format),
+            Self::Version(command) => command.run(format),
+            Self::Completions(command) => command.run(),
+            other => tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(|error| Failure::Other(format!("cannot start: {error}")))?
+                .block_on(other.run_client(format)),
+        }
+    }
+
+    async fn run_client(self, format: Format) -> Result<(), Failure> {
+        match self {
+            Self::Dev(command) => command.run(format).await,
+            Self::List(command) => command.run(format).await,
+            Self::Info(command) => command.run(format).await,
+            Self::Get(command) => command.run(format).await,
+            Self::Put(command) => command.run(format).await,
+            Self::CreateVersion(command) => command.run(format).await,
+            Self::Activate(command) => command.run(format).await,
+            Self::Delete(command) => command.run(format).await,
+            Self::DeleteVersion(command) => command.run(format).await,
+            Self::Status(command) => command.run(format).await,
+            Self::Audit(command) => command.run(format).await,
+            Self::Cluster(command) => command.run(format).await,
+            Self::Seal(command) => command.run(format).await,
+            Self::Server(_) | Self::Pki(_) | Self::Config(_) | Self::Version(_) | Self::Completions(_) => {
+                unreachable!("run by `Command::run`, which calls this for the others only")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn every_documented_command_is_there() {
+        let command = CommandLine::command();
+        for name in [
+            "server", "dev", "list", "info", "get", "put", "create-version", "activate", "delete", "delete-version",
+            "status", "audit", "cluster", "seal", "pki", "config", "version", "completions",
+        ] {
+            assert!(command.find_subcommand(name).is_some(), "{name} is missing");
+        }
+    }
+
+    #[test]
+    fn no_command_takes_a_value_as_an_argument() {
+        let name = ["conclave", "put", "name", "value"];
+        assert!(CommandLine::try_parse_from(name).is_err());
+        assert!(CommandLine::try_parse_from(["conclave", "create-version", "name", "1", "value"]).is_err());
+    }
+}
