@@ -7,7 +7,10 @@
 //! |--------------|------------------------------------------------------------------|
 //! | `api`        | the dialects of clients                                           |
 //! | `audit`      | records in clear: made, committed to, sealed, queried             |
+//! | `client`     | the client of a cluster                                           |
+//! | `command`    | the `conclave` command                                            |
 //! | `config`     | the configuration file, environment and flags                     |
+//! | `dev`        | a whole cluster on one machine                                    |
 //! | `grants`     | principals and what they may do                                   |
 //! | `hardening`  | what the process asks of the operating system                     |
 //! | `identity`   | who is at the other end of a connection                           |
@@ -20,7 +23,10 @@
 
 pub mod api;
 pub mod audit;
+pub mod client;
+pub mod command;
 pub mod config;
+pub mod dev;
 pub mod grants;
 pub mod hardening;
 pub mod identity;

@@ -11,16 +11,42 @@ use std::{
 
 /// Below the edge no crate of these may be a dependency, directly or through others.
 const CIPHERS: [&str; 22] = [
-    "aead", "aegis", "aes", "aes-gcm", "aes-gcm-siv", "aes-siv", "age", "ascon-aead", "chacha20poly1305", "cipher",
-    "crypto_box", "crypto_secretbox", "dryoc", "libsodium-sys", "ocb3", "openssl", "orion", "salsa20",
-    "secretbox", "sodiumoxide", "tink-core", "xsalsa20poly1305",
+    "aead",
+    "aegis",
+    "aes",
+    "aes-gcm",
+    "aes-gcm-siv",
+    "aes-siv",
+    "age",
+    "ascon-aead",
+    "chacha20poly1305",
+    "cipher",
+    "crypto_box",
+    "crypto_secretbox",
+    "dryoc",
+    "libsodium-sys",
+    "ocb3",
+    "openssl",
+    "orion",
+    "salsa20",
+    "secretbox",
+    "sodiumoxide",
+    "tink-core",
+    "xsalsa20poly1305",
 ];
 /// These hold ciphers and are there for TLS only: through rustls, never directly.
 const ONLY_FOR_TLS: [&str; 3] = ["ring", "aws-lc-rs", "aws-lc-sys"];
 /// What source below the edge must not say.
 const WORDS: [&str; 9] = [
-    "conclave::", "ring::aead", "ring::cipher", "crypto::cipher", "chacha20poly1305", "XChaCha20", "aes_gcm",
-    "\"../src", "\"../../src",
+    "conclave::",
+    "ring::aead",
+    "ring::cipher",
+    "crypto::cipher",
+    "chacha20poly1305",
+    "XChaCha20",
+    "aes_gcm",
+    "\"../src",
+    "\"../../src",
 ];
 
 #[test]
@@ -43,7 +69,10 @@ fn a_violation_would_be_seen() {
     ] {
         let mut metadata = metadata();
         add_dependency(&mut metadata, from, to);
-        assert!(!dependency_violations(&metadata).is_empty(), "{from} → {to} was not seen");
+        assert!(
+            !dependency_violations(&metadata).is_empty(),
+            "{from} → {to} was not seen"
+        );
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
     fs::write(folder.path().join("leak.rs"), "use conclave::seal;").expect("the file is written");
@@ -62,16 +91,22 @@ impl Dependencies {
         let mut all: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for node in list(&metadata["resolve"]["nodes"]) {
             let dependencies = list(&node["deps"]).iter().filter(|dependency| {
-                list(&dependency["dep_kinds"]).iter().any(|kind| kind["kind"].as_str() != Some("dev"))
+                list(&dependency["dep_kinds"])
+                    .iter()
+                    .any(|kind| kind["kind"].as_str() != Some("dev"))
             });
             let dependencies = dependencies.map(|dependency| names[&text(&dependency["pkg"])].clone());
-            all.entry(names[&text(&node["id"])].clone()).or_default().extend(dependencies);
+            all.entry(names[&text(&node["id"])].clone())
+                .or_default()
+                .extend(dependencies);
         }
         Self(all)
     }
 
     fn direct(&self, name: &str) -> &BTreeSet<String> {
-        self.0.get(name).unwrap_or_else(|| panic!("{name} is not in the workspace's dependencies"))
+        self.0
+            .get(name)
+            .unwrap_or_else(|| panic!("{name} is not in the workspace's dependencies"))
     }
 
     fn all(&self, name: &str) -> BTreeSet<String> {
@@ -148,19 +183,31 @@ fn metadata() -> Value {
         .current_dir(root())
         .output()
         .expect("cargo runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     serde_json::from_slice(&output.stdout).expect("cargo metadata prints JSON")
 }
 
 fn add_dependency(metadata: &mut Value, from: &str, to: &str) {
     let id_of = |name: &str| {
-        let package = list(&metadata["packages"]).iter().find(|package| package["name"] == name);
+        let package = list(&metadata["packages"])
+            .iter()
+            .find(|package| package["name"] == name);
         package.map_or_else(|| format!("{name} (made up)"), |package| text(&package["id"]))
     };
     let (from, to_id) = (id_of(from), id_of(to));
-    metadata["packages"].as_array_mut().expect("a list").push(serde_json::json!({"id": to_id, "name": to}));
+    metadata["packages"]
+        .as_array_mut()
+        .expect("a list")
+        .push(serde_json::json!({"id": to_id, "name": to}));
     let nodes = metadata["resolve"]["nodes"].as_array_mut().expect("a list");
-    let node = nodes.iter_mut().find(|node| node["id"] == *from).expect("the crate is resolved");
+    let node = nodes
+        .iter_mut()
+        .find(|node| node["id"] == *from)
+        .expect("the crate is resolved");
     let dependency = serde_json::json!({"pkg": to_id, "dep_kinds": [{"kind": null}]});
     node["deps"].as_array_mut().expect("a list").push(dependency);
 }

@@ -5,8 +5,8 @@ use super::{
     transport::{Accept, Request},
 };
 use crate::api::conclave::messages::{
-    AddMember, AuditList, AuditListRequest, ClusterMembers, ErrorBody, ErrorCode, Health, MemberChanged, MemberId,
-    Rekey, SealStatus, Status, TransferLeadership, Verification,
+    AddMember, AuditList, AuditListRequest, ClusterMembers, ErrorBody, ErrorCode, Health, MemberChanged,
+    MemberId, Rekey, SealStatus, Status, TransferLeadership, Verification,
 };
 use bytes::Bytes;
 use reqwest::{
@@ -28,7 +28,10 @@ impl Client {
         };
         let response = self.send(request).await?;
         serde_json::from_slice(&response.body).map_err(|error| {
-            ClientError::Other(format!("the node's answer ({}) cannot be understood: {error}", response.status))
+            ClientError::Other(format!(
+                "the node's answer ({}) cannot be understood: {error}",
+                response.status
+            ))
         })
     }
 
@@ -68,13 +71,17 @@ impl Client {
     }
 
     /// Hands leadership over; answers the new leader.
-    pub async fn transfer_leadership(&self, request: &TransferLeadership) -> Result<MemberChanged, ClientError> {
+    pub async fn transfer_leadership(
+        &self,
+        request: &TransferLeadership,
+    ) -> Result<MemberChanged, ClientError> {
         self.order("cluster/transfer", request, Repetition::Harmful).await
     }
 
     /// Lets every node rescan its stored state, and compares.
     pub async fn verify(&self) -> Result<Verification, ClientError> {
-        self.order("cluster/verify", &Nothing {}, Repetition::Harmful).await
+        self.order("cluster/verify", &Nothing {}, Repetition::Harmful)
+            .await
     }
 
     /// How one node's seal stands.
@@ -98,7 +105,8 @@ impl Client {
     }
 
     async fn look<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        self.exchange(Method::GET, path, Bytes::new(), Repetition::Harmless).await
+        self.exchange(Method::GET, path, Bytes::new(), Repetition::Harmless)
+            .await
     }
 
     async fn order<T: DeserializeOwned>(
@@ -121,11 +129,19 @@ impl Client {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let path = format!("{ROOT}/{path}");
-        let request = Request { method, path, headers, body, repetition, accept: Accept::Served };
+        let request = Request {
+            method,
+            path,
+            headers,
+            body,
+            repetition,
+            accept: Accept::Served,
+        };
         let response = self.send(request).await?;
         if response.status.is_success() {
-            return serde_json::from_slice(&response.body)
-                .map_err(|error| ClientError::Other(format!("the node's answer cannot be understood: {error}")));
+            return serde_json::from_slice(&response.body).map_err(|error| {
+                ClientError::Other(format!("the node's answer cannot be understood: {error}"))
+            });
         }
         Err(match serde_json::from_slice::<ErrorBody>(&response.body) {
             Ok(ErrorBody { error }) => refusal(error.code, error.message),
@@ -152,7 +168,9 @@ fn refusal(code: ErrorCode, message: String) -> ClientError {
         | ErrorCode::Conflict
         | ErrorCode::TooLarge
         | ErrorCode::UnknownHost => ClientError::Invalid(message),
-        ErrorCode::RateLimited | ErrorCode::Sealed | ErrorCode::Unavailable => ClientError::Unavailable(message),
+        ErrorCode::RateLimited | ErrorCode::Sealed | ErrorCode::Unavailable => {
+            ClientError::Unavailable(message)
+        }
         ErrorCode::OutcomeUnknown => ClientError::OutcomeUnknown(message),
         ErrorCode::Internal => ClientError::Other(message),
     }

@@ -36,7 +36,9 @@ pub struct SecretValue {
 impl Client {
     /// Every secret that the caller may see, in order of names.
     pub async fn list(&self) -> Result<Vec<SecretInfo>, ClientError> {
-        let response = self.call("list", Bytes::from_static(b"{}"), Repetition::Harmless).await?;
+        let response = self
+            .call("list", Bytes::from_static(b"{}"), Repetition::Harmless)
+            .await?;
         decode::<Option<Vec<SecretInfo>>>(&response).map(Option::unwrap_or_default)
     }
 
@@ -61,7 +63,11 @@ impl Client {
             version: u32,
             update_if_changed: bool,
         }
-        let body = encode(&Conditional { name, version, update_if_changed: true });
+        let body = encode(&Conditional {
+            name,
+            version,
+            update_if_changed: true,
+        });
         let response = self.call("get", body, Repetition::Harmless).await?;
         if response.status == StatusCode::NOT_MODIFIED {
             return Ok(None);
@@ -79,19 +85,29 @@ impl Client {
     /// Makes and activates exactly this version, which must never have had a value.
     pub async fn create_version(&self, name: &str, version: u32, value: &[u8]) -> Result<(), ClientError> {
         let body = encode_with_value(name, Some(version), value);
-        self.call("create-version", body, Repetition::Harmful).await.map(drop)
+        self.call("create-version", body, Repetition::Harmful)
+            .await
+            .map(drop)
     }
 
     /// Makes a version the active one.
     pub async fn activate(&self, name: &str, version: u32) -> Result<(), ClientError> {
-        let body = encode(&Named { name, version: Some(version) });
+        let body = encode(&Named {
+            name,
+            version: Some(version),
+        });
         self.call("activate", body, Repetition::Harmless).await.map(drop)
     }
 
     /// Destroys a version that isn't active.
     pub async fn delete_version(&self, name: &str, version: u32) -> Result<(), ClientError> {
-        let body = encode(&Named { name, version: Some(version) });
-        self.call("delete-version", body, Repetition::Harmful).await.map(drop)
+        let body = encode(&Named {
+            name,
+            version: Some(version),
+        });
+        self.call("delete-version", body, Repetition::Harmful)
+            .await
+            .map(drop)
     }
 
     /// Destroys all versions. Deleting what isn't there succeeds.
@@ -105,7 +121,14 @@ impl Client {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert("Sec-X-Tailscale-No-Browsers", HeaderValue::from_static("setec"));
         let path = format!("/api/{method}");
-        let request = Request { method: Method::POST, path, headers, body, repetition, accept: Accept::Served };
+        let request = Request {
+            method: Method::POST,
+            path,
+            headers,
+            body,
+            repetition,
+            accept: Accept::Served,
+        };
         let response = self.send(request).await?;
         let message = || String::from_utf8_lossy(&response.body).trim().to_owned();
         match response.status {
@@ -115,7 +138,10 @@ impl Client {
             StatusCode::BAD_REQUEST | StatusCode::PRECONDITION_FAILED | StatusCode::PAYLOAD_TOO_LARGE => {
                 Err(ClientError::Invalid(message()))
             }
-            status => Err(ClientError::Other(format!("the node answered {status}: {}", message()))),
+            status => Err(ClientError::Other(format!(
+                "the node answered {status}: {}",
+                message()
+            ))),
         }
     }
 }
@@ -129,19 +155,25 @@ struct Named<'a> {
 }
 
 fn encode(request: &impl Serialize) -> Bytes {
-    serde_json::to_vec(request).expect("names and numbers are always JSON").into()
+    serde_json::to_vec(request)
+        .expect("names and numbers are always JSON")
+        .into()
 }
 
 /// Written by hand so that the only copies of the value are erased when dropped.
 fn encode_with_value(name: &str, version: Option<u32>, value: &[u8]) -> Bytes {
     let name = serde_json::to_string(name).expect("a string is always JSON");
-    let version = version.map(|version| format!("\"Version\":{version},")).unwrap_or_default();
+    let version = version
+        .map(|version| format!("\"Version\":{version},"))
+        .unwrap_or_default();
     let frame = format!("{{\"Name\":{name},{version}\"Value\":\"");
     let base64_length = value.len().div_ceil(3) * 4;
     let mut body = Zeroizing::new(Vec::with_capacity(frame.len() + base64_length + 2));
     body.extend_from_slice(frame.as_bytes());
     body.resize(frame.len() + base64_length, 0);
-    let written = STANDARD.encode_slice(value, &mut body[frame.len()..]).expect("the buffer has base64's length");
+    let written = STANDARD
+        .encode_slice(value, &mut body[frame.len()..])
+        .expect("the buffer has base64's length");
     debug_assert_eq!(written, base64_length);
     body.extend_from_slice(b"\"}");
     Bytes::from_owner(body)
@@ -160,13 +192,17 @@ fn decode_value(response: &Response) -> Result<SecretValue, ClientError> {
         value: Option<std::borrow::Cow<'a, str>>,
         version: u32,
     }
-    let refuse =
-        |reason: &dyn std::fmt::Display| ClientError::Other(format!("the node's answer cannot be understood: {reason}"));
+    let refuse = |reason: &dyn std::fmt::Display| {
+        ClientError::Other(format!("the node's answer cannot be understood: {reason}"))
+    };
     let encoded: Encoded<'_> = serde_json::from_slice(&response.body).map_err(|error| refuse(&error))?;
     // Go writes an empty byte slice as "" or null.
     let base64 = encoded.value.as_deref().unwrap_or_default();
     let value = STANDARD.decode(base64).map_err(|error| refuse(&error))?;
-    Ok(SecretValue { value: Zeroizing::new(value), version: encoded.version })
+    Ok(SecretValue {
+        value: Zeroizing::new(value),
+        version: encoded.version,
+    })
 }
 
 #[cfg(test)]
@@ -175,20 +211,32 @@ mod tests {
     use proptest::prelude::*;
 
     fn response(body: &str) -> Response {
-        Response { status: StatusCode::OK, body: Zeroizing::new(body.as_bytes().to_vec()) }
+        Response {
+            status: StatusCode::OK,
+            body: Zeroizing::new(body.as_bytes().to_vec()),
+        }
     }
 
     #[test]
     fn answers_as_go_writes_them() {
-        let value = decode_value(&response(r#"{"Value":"aGVsbG8sIHdvcmxk","Version":15}"#)).ok().expect("a value");
+        let value = decode_value(&response(r#"{"Value":"aGVsbG8sIHdvcmxk","Version":15}"#))
+            .ok()
+            .expect("a value");
         assert_eq!((&value.value[..], value.version), (&b"hello, world"[..], 15));
-        let empty = decode_value(&response(r#"{"Value":null,"Version":1}"#)).ok().expect("an empty value");
+        let empty = decode_value(&response(r#"{"Value":null,"Version":1}"#))
+            .ok()
+            .expect("an empty value");
         assert!(empty.value.is_empty());
         assert!(decode_value(&response(r#"{"Value":"?","Version":1}"#)).is_err());
-        let info: SecretInfo =
-            decode(&response(r#"{"Name":"example","Versions":[1,2,3],"ActiveVersion":2}"#)).expect("an info");
+        let info: SecretInfo = decode(&response(
+            r#"{"Name":"example","Versions":[1,2,3],"ActiveVersion":2}"#,
+        ))
+        .expect("an info");
         assert_eq!((info.versions, info.active_version), (vec![1, 2, 3], 2));
-        assert_eq!(decode::<Option<Vec<SecretInfo>>>(&response("null")).expect("null"), None);
+        assert_eq!(
+            decode::<Option<Vec<SecretInfo>>>(&response("null")).expect("null"),
+            None
+        );
     }
 
     proptest! {

@@ -32,7 +32,10 @@ impl Settings {
         let mut roots = RootCertStore::empty();
         for certificate in read_certificates(&self.authority)? {
             roots.add(certificate).map_err(|error| {
-                SettingsError(format!("{}: not usable as a CA: {error}", self.authority.display()))
+                SettingsError(format!(
+                    "{}: not usable as a CA: {error}",
+                    self.authority.display()
+                ))
             })?;
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -46,9 +49,15 @@ impl Settings {
                 let chain = read_certificates(certificate)?;
                 let private_key = PrivateKeyDer::from_pem_file(key)
                     .map_err(|error| SettingsError(format!("{}: {error}", key.display())))?;
-                builder.with_client_auth_cert(chain, private_key).map_err(|error| {
-                    SettingsError(format!("{} with {}: {error}", certificate.display(), key.display()))
-                })?
+                builder
+                    .with_client_auth_cert(chain, private_key)
+                    .map_err(|error| {
+                        SettingsError(format!(
+                            "{} with {}: {error}",
+                            certificate.display(),
+                            key.display()
+                        ))
+                    })?
             }
         };
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
@@ -60,7 +69,10 @@ impl Settings {
         if self.addresses.is_empty() {
             return Err(SettingsError("no node's address is given".into()));
         }
-        self.addresses.iter().map(|address| parse_address(address)).collect()
+        self.addresses
+            .iter()
+            .map(|address| parse_address(address))
+            .collect()
     }
 }
 
@@ -69,12 +81,20 @@ fn read_certificates(path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, Set
     let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect)
         .map_err(|error| unusable(error.to_string()))?;
-    if certificates.is_empty() { Err(unusable("holds no certificate".into())) } else { Ok(certificates) }
+    if certificates.is_empty() {
+        Err(unusable("holds no certificate".into()))
+    } else {
+        Ok(certificates)
+    }
 }
 
 fn parse_address(address: &str) -> Result<reqwest::Url, SettingsError> {
     let address = address.trim().trim_end_matches('/');
-    let spelled = if address.contains("://") { address.to_owned() } else { format!("https://{address}") };
+    let spelled = if address.contains("://") {
+        address.to_owned()
+    } else {
+        format!("https://{address}")
+    };
     let refuse = |reason: &str| SettingsError(format!("address {address:?}: {reason}"));
     let url = reqwest::Url::parse(&spelled).map_err(|error| refuse(&error.to_string()))?;
     if url.scheme() != "https" {
@@ -95,10 +115,21 @@ mod tests {
 
     #[test]
     fn addresses_are_https_origins() {
-        for good in ["127.0.0.1:8200", "https://node.example:8200/", " https://[::1]:1 "] {
+        for good in [
+            "127.0.0.1:8200",
+            "https://node.example:8200/",
+            " https://[::1]:1 ",
+        ] {
             assert_eq!(parse_address(good).expect(good).scheme(), "https");
         }
-        for bad in ["", "http://a:1", "https://a/path", "https://user@a:1", "https://a?x", "ftp://a"] {
+        for bad in [
+            "",
+            "http://a:1",
+            "https://a/path",
+            "https://user@a:1",
+            "https://a?x",
+            "ftp://a",
+        ] {
             assert!(parse_address(bad).is_err(), "{bad} was accepted");
         }
     }

@@ -107,12 +107,19 @@ impl Client {
     /// # Panics
     /// When there is no such position.
     pub fn at(&self, position: usize) -> Self {
-        Self { addresses: [self.addresses[position].clone()].into(), preferred: Arc::default(), ..self.clone() }
+        Self {
+            addresses: [self.addresses[position].clone()].into(),
+            preferred: Arc::default(),
+            ..self.clone()
+        }
     }
 
     /// The same client with another limit on a request's time.
     pub fn with_timeout(&self, timeout: Duration) -> Self {
-        Self { timeout, ..self.clone() }
+        Self {
+            timeout,
+            ..self.clone()
+        }
     }
 
     /// Sends a request to the nodes in turn until one answers or the time is up.
@@ -132,7 +139,10 @@ impl Client {
                     reasons.push("the time is up".to_owned());
                     break;
                 }
-                match self.attempt(address, &request, self.attempt_time(left, request.repetition)).await {
+                match self
+                    .attempt(address, &request, self.attempt_time(left, request.repetition))
+                    .await
+                {
                     Attempt::Answered(response) => {
                         self.preferred.store(position, Ordering::Relaxed);
                         return Ok(response);
@@ -174,7 +184,9 @@ impl Client {
     }
 
     async fn attempt(&self, address: &Url, request: &Request, time: Duration) -> Attempt {
-        let url = address.join(&request.path).expect("an origin and an absolute path are a URL");
+        let url = address
+            .join(&request.path)
+            .expect("an origin and an absolute path are a URL");
         let sending = self
             .http
             .request(request.method.clone(), url)
@@ -189,15 +201,20 @@ impl Client {
             Err(error) => return Attempt::Unknown(chain(&error)),
         };
         let status = response.status();
-        let retry_after = response
-            .headers()
-            .get(RETRY_AFTER)
-            .map(|value| value.to_str().ok().and_then(|text| text.parse().ok()).map_or(FIRST_PAUSE, Duration::from_secs));
+        let retry_after = response.headers().get(RETRY_AFTER).map(|value| {
+            value
+                .to_str()
+                .ok()
+                .and_then(|text| text.parse().ok())
+                .map_or(FIRST_PAUSE, Duration::from_secs)
+        });
         let mut body = Zeroizing::new(Vec::new());
         loop {
             match response.chunk().await {
                 Ok(Some(chunk)) if body.len() + chunk.len() > LARGEST_RESPONSE_BYTES => {
-                    return Attempt::Unknown(format!("the answer has more than {LARGEST_RESPONSE_BYTES} bytes"));
+                    return Attempt::Unknown(format!(
+                        "the answer has more than {LARGEST_RESPONSE_BYTES} bytes"
+                    ));
                 }
                 Ok(Some(chunk)) => body.extend_from_slice(&chunk),
                 Ok(None) => break,

@@ -111,18 +111,31 @@ impl List {
 /// The server's limit.
 const PAGE_RECORDS: usize = 1_000;
 
-const HEADINGS: [&str; 8] = ["TIME", "PRINCIPAL", "FROM", "ACTION", "SECRET", "VERSION", "OUTCOME", "TIMES"];
+const HEADINGS: [&str; 8] = [
+    "TIME",
+    "PRINCIPAL",
+    "FROM",
+    "ACTION",
+    "SECRET",
+    "VERSION",
+    "OUTCOME",
+    "TIMES",
+];
 
 fn row(record: &AuditEntry) -> [String; 8] {
     let known = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
-    let time = i64::try_from(record.time_ms).ok().and_then(|time_ms| Timestamp::from_millisecond(time_ms).ok());
+    let time = i64::try_from(record.time_ms)
+        .ok()
+        .and_then(|time_ms| Timestamp::from_millisecond(time_ms).ok());
     [
         time.map_or_else(|| record.time_ms.to_string(), |time| format!("{time:.3}")),
         known(&record.principal),
         known(&record.remote),
         record.action.clone(),
         known(&record.secret),
-        record.version.map_or_else(|| "-".to_owned(), |version| version.to_string()),
+        record
+            .version
+            .map_or_else(|| "-".to_owned(), |version| version.to_string()),
         record.outcome.clone(),
         record.attempts.to_string(),
     ]
@@ -137,8 +150,13 @@ fn parse_time(text: &str) -> Result<Timestamp, String> {
     if let Ok(time) = text.parse::<Timestamp>() {
         return Ok(time);
     }
-    let ago: Span = text.parse().map_err(|_| "neither a time like 2026-01-31T12:00:00Z nor a span like 12h".to_owned())?;
-    Zoned::now().checked_sub(ago).map(|time| time.timestamp()).map_err(|error| error.to_string())
+    let ago: Span = text
+        .parse()
+        .map_err(|_| "neither a time like 2026-01-31T12:00:00Z nor a span like 12h".to_owned())?;
+    Zoned::now()
+        .checked_sub(ago)
+        .map(|time| time.timestamp())
+        .map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -148,7 +166,10 @@ mod tests {
     #[test]
     fn times_are_points_or_spans() {
         assert_eq!(parse_time("1970-01-01T00:00:01Z").map(milliseconds), Ok(1_000));
-        let (hour_ago, day_ago) = (parse_time("1h").expect("a span"), parse_time("1d").expect("a span"));
+        let (hour_ago, day_ago) = (
+            parse_time("1h").expect("a span"),
+            parse_time("1d").expect("a span"),
+        );
         assert!(day_ago < hour_ago && hour_ago < Timestamp::now());
         assert!(parse_time("yesterday").is_err());
     }

@@ -93,7 +93,10 @@ impl Long {
 
     /// A client that waits a little longer than the node does, so that the node says how it ended.
     fn patient(&self) -> Result<Client, Failure> {
-        Ok(self.connection.client()?.with_timeout(Duration::from_secs(self.wait_s + 5)))
+        Ok(self
+            .connection
+            .client()?
+            .with_timeout(Duration::from_secs(self.wait_s + 5)))
     }
 }
 
@@ -103,32 +106,69 @@ impl Cluster {
             Action::List { connection } => list(&connection.client()?, format).await,
             Action::Add { name, long } => {
                 let client = long.patient()?;
-                let request = AddMember { name: name.clone(), timeout_ms: long.timeout_ms() };
-                let changed = watch(format, &client, format!("adding {name}"), client.add_member(&request)).await?;
+                let request = AddMember {
+                    name: name.clone(),
+                    timeout_ms: long.timeout_ms(),
+                };
+                let changed = watch(
+                    format,
+                    &client,
+                    format!("adding {name}"),
+                    client.add_member(&request),
+                )
+                .await?;
                 report(format, changed, |id| format!("{name} is a learner with id {id}"))
             }
             Action::Promote { member, long } => {
                 let client = long.patient()?;
                 let request = named(&client, &member, &long).await?;
-                let changed =
-                    watch(format, &client, format!("promoting {member}"), client.promote_member(&request)).await?;
+                let changed = watch(
+                    format,
+                    &client,
+                    format!("promoting {member}"),
+                    client.promote_member(&request),
+                )
+                .await?;
                 report(format, changed, |id| format!("{id} votes"))
             }
-            Action::Remove { member, confirmation, long } => {
+            Action::Remove {
+                member,
+                confirmation,
+                long,
+            } => {
                 let client = long.patient()?;
                 let request = named(&client, &member, &long).await?;
                 confirmation.require(&format!("Member {} will be removed for good.", request.id))?;
-                let changed =
-                    watch(format, &client, format!("removing {member}"), client.remove_member(&request)).await?;
+                let changed = watch(
+                    format,
+                    &client,
+                    format!("removing {member}"),
+                    client.remove_member(&request),
+                )
+                .await?;
                 report(format, changed, |id| format!("{id} is removed"))
             }
-            Action::Replace { member, confirmation, long } => {
+            Action::Replace {
+                member,
+                confirmation,
+                long,
+            } => {
                 let client = long.patient()?;
                 let request = named(&client, &member, &long).await?;
-                confirmation.require(&format!("Member {} will be removed for good and replaced.", request.id))?;
-                let changed =
-                    watch(format, &client, format!("replacing {member}"), client.replace_member(&request)).await?;
-                report(format, changed, |id| format!("{} is replaced by {id}", request.id))
+                confirmation.require(&format!(
+                    "Member {} will be removed for good and replaced.",
+                    request.id
+                ))?;
+                let changed = watch(
+                    format,
+                    &client,
+                    format!("replacing {member}"),
+                    client.replace_member(&request),
+                )
+                .await?;
+                report(format, changed, |id| {
+                    format!("{} is replaced by {id}", request.id)
+                })
             }
             Action::Transfer { member, long } => {
                 let client = long.patient()?;
@@ -136,9 +176,17 @@ impl Cluster {
                     Some(member) => Some(named(&client, member, &long).await?.id),
                     None => None,
                 };
-                let request = TransferLeadership { to, timeout_ms: long.timeout_ms() };
-                let changed =
-                    watch(format, &client, "handing over".into(), client.transfer_leadership(&request)).await?;
+                let request = TransferLeadership {
+                    to,
+                    timeout_ms: long.timeout_ms(),
+                };
+                let changed = watch(
+                    format,
+                    &client,
+                    "handing over".into(),
+                    client.transfer_leadership(&request),
+                )
+                .await?;
                 report(format, changed, |id| format!("{id} leads"))
             }
             Action::Verify { long } => {
@@ -155,7 +203,11 @@ impl Cluster {
 async fn list(client: &Client, format: Format) -> Result<(), Failure> {
     let members = members_known_best(client).await?;
     format.print(&members, || {
-        let rows: Vec<_> = members.members.iter().map(|member| row(&members, member)).collect();
+        let rows: Vec<_> = members
+            .members
+            .iter()
+            .map(|member| row(&members, member))
+            .collect();
         table(["ID", "NAME", "ADDRESS", "PART", "DURABLE", "LAST HEARD"], &rows)
     })
 }
@@ -163,12 +215,21 @@ async fn list(client: &Client, format: Format) -> Result<(), Failure> {
 /// The leader knows how far the others are, so its word is taken where it can be asked.
 async fn members_known_best(client: &Client) -> Result<ClusterMembers, ClientError> {
     let any = client.members().await?;
-    let knows = |members: &ClusterMembers| members.members.iter().any(|member| member.matched_index.is_some());
+    let knows = |members: &ClusterMembers| {
+        members
+            .members
+            .iter()
+            .any(|member| member.matched_index.is_some())
+    };
     if knows(&any) {
         return Ok(any);
     }
     for position in 0..client.addresses().len() {
-        let asked = client.at(position).with_timeout(Duration::from_secs(2)).members().await;
+        let asked = client
+            .at(position)
+            .with_timeout(Duration::from_secs(2))
+            .members()
+            .await;
         if let Some(members) = asked.ok().filter(knows) {
             return Ok(members);
         }
@@ -182,7 +243,9 @@ fn row(members: &ClusterMembers, member: &MemberEntry) -> [String; 6] {
         (false, true) => "voter",
         (false, false) => "learner",
     };
-    let known = |number: Option<u64>, unit: &str| number.map_or_else(|| "-".to_owned(), |number| format!("{number}{unit}"));
+    let known = |number: Option<u64>, unit: &str| {
+        number.map_or_else(|| "-".to_owned(), |number| format!("{number}{unit}"))
+    };
     [
         member.id.to_string(),
         member.name.clone(),
@@ -200,11 +263,17 @@ async fn named(client: &Client, member: &str, long: &Long) -> Result<MemberId, F
         return Ok(MemberId { id, timeout_ms });
     }
     let members = client.members().await?.members;
-    let ids: Vec<u64> = members.iter().filter(|entry| entry.name == member).map(|entry| entry.id).collect();
+    let ids: Vec<u64> = members
+        .iter()
+        .filter(|entry| entry.name == member)
+        .map(|entry| entry.id)
+        .collect();
     match ids[..] {
         [id] => Ok(MemberId { id, timeout_ms }),
         [] => Err(ClientError::NotFound(format!("no member is called {member:?}")).into()),
-        _ => Err(Failure::Usage(format!("several members are called {member:?} ({ids:?}); name one by its id"))),
+        _ => Err(Failure::Usage(format!(
+            "several members are called {member:?} ({ids:?}); name one by its id"
+        ))),
     }
 }
 
@@ -234,7 +303,11 @@ async fn watch<T>(
 }
 
 fn behind(members: &ClusterMembers) -> Option<String> {
-    let furthest = members.members.iter().filter_map(|member| member.matched_index).max()?;
+    let furthest = members
+        .members
+        .iter()
+        .filter_map(|member| member.matched_index)
+        .max()?;
     let learners = members.members.iter().filter(|member| !member.voter);
     let lines: Vec<String> = learners
         .map(|member| {
@@ -250,7 +323,12 @@ fn report(format: Format, changed: MemberChanged, text: impl FnOnce(u64) -> Stri
 }
 
 fn report_verification(format: Format, verification: &Verification) -> Result<(), Failure> {
-    let short = |digest: &Option<String>| digest.as_deref().map_or("-", |digest| digest.get(..16).unwrap_or(digest)).to_owned();
+    let short = |digest: &Option<String>| {
+        digest
+            .as_deref()
+            .map_or("-", |digest| digest.get(..16).unwrap_or(digest))
+            .to_owned()
+    };
     format.print(verification, || {
         let rows: Vec<_> = verification
             .nodes
@@ -259,7 +337,8 @@ fn report_verification(format: Format, verification: &Verification) -> Result<()
                 [
                     node.id.to_string(),
                     node.name.clone(),
-                    node.index.map_or_else(|| "-".to_owned(), |index| index.to_string()),
+                    node.index
+                        .map_or_else(|| "-".to_owned(), |index| index.to_string()),
                     short(&node.scanned),
                     short(&node.running),
                     node.error.clone().unwrap_or_else(|| "scanned".to_owned()),

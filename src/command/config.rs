@@ -1,6 +1,9 @@
 //! `conclave config check`.
 
-use super::{Failure, output::{Format, write_line}};
+use super::{
+    Failure,
+    output::{Format, write_line},
+};
 use crate::config::{self, Override, Severity};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
@@ -52,9 +55,15 @@ impl Config {
         for finding in &findings {
             format.print(finding, || finding.to_string())?;
         }
-        let errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
+        let errors = findings
+            .iter()
+            .filter(|finding| finding.severity == Severity::Error)
+            .count();
         if errors > 0 {
-            return Err(Failure::Invalid(format!("{} has {errors} error(s)", source.file.display())));
+            return Err(Failure::Invalid(format!(
+                "{} has {errors} error(s)",
+                source.file.display()
+            )));
         }
         match format {
             Format::Text => write_line(&format!("{} can be used", source.file.display())),

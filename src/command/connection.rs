@@ -18,10 +18,20 @@ pub struct Connection {
     ca: Option<PathBuf>,
     /// PEM file of the client certificate. Without it the cluster has to know the caller by other
     /// means (Tailscale, dev mode).
-    #[arg(long, env = "CONCLAVE_CLIENT_CERT", value_name = "FILE", requires = "client_key")]
+    #[arg(
+        long,
+        env = "CONCLAVE_CLIENT_CERT",
+        value_name = "FILE",
+        requires = "client_key"
+    )]
     client_cert: Option<PathBuf>,
     /// PEM file of the client certificate's key.
-    #[arg(long, env = "CONCLAVE_CLIENT_KEY", value_name = "FILE", requires = "client_cert")]
+    #[arg(
+        long,
+        env = "CONCLAVE_CLIENT_KEY",
+        value_name = "FILE",
+        requires = "client_cert"
+    )]
     client_key: Option<PathBuf>,
     /// How many seconds a request may take, over all nodes and repetitions.
     #[arg(long, env = "CONCLAVE_TIMEOUT_S", value_name = "SECONDS", default_value_t = Settings::DEFAULT_TIMEOUT.as_secs(),
@@ -32,7 +42,12 @@ pub struct Connection {
 impl Connection {
     /// Makes the client.
     pub fn client(&self) -> Result<Client, Failure> {
-        let addresses: Vec<String> = self.addresses.iter().filter(|text| !text.trim().is_empty()).cloned().collect();
+        let addresses: Vec<String> = self
+            .addresses
+            .iter()
+            .filter(|text| !text.trim().is_empty())
+            .cloned()
+            .collect();
         if addresses.is_empty() {
             return Err(Failure::Usage(
                 "no address is given: set CONCLAVE_ADDRESSES or --addresses (for a dev cluster: eval \"$(conclave dev env)\")".into(),
@@ -42,7 +57,12 @@ impl Connection {
             Failure::Usage("no CA is given: set CONCLAVE_CA or --ca to the PEM file that signs the nodes' API certificates".into())
         })?;
         let identity = self.client_cert.clone().zip(self.client_key.clone());
-        Ok(Client::new(&Settings { addresses, authority, identity, timeout: self.timeout() })?)
+        Ok(Client::new(&Settings {
+            addresses,
+            authority,
+            identity,
+            timeout: self.timeout(),
+        })?)
     }
 
     /// How long a request may take.

@@ -36,7 +36,8 @@ impl ValueSource {
                 read_all(File::open(path).map_err(named)?).map_err(named)
             }
             None if io::stdin().is_terminal() => prompt_twice(),
-            _ => read_all(io::stdin().lock()).map_err(|error| Failure::Invalid(format!("standard input: {error}"))),
+            _ => read_all(io::stdin().lock())
+                .map_err(|error| Failure::Invalid(format!("standard input: {error}"))),
         }
     }
 }
@@ -51,13 +52,19 @@ impl Confirmation {
             return Ok(());
         }
         if !io::stdin().is_terminal() {
-            return Err(Failure::Usage(format!("{question} Nobody can be asked here: add --yes.")));
+            return Err(Failure::Usage(format!(
+                "{question} Nobody can be asked here: add --yes."
+            )));
         }
         eprint!("{question} Type \"yes\" to go on: ");
         io::stderr().flush()?;
         let mut answer = String::new();
         io::stdin().read_line(&mut answer)?;
-        if answer.trim() == "yes" { Ok(()) } else { Err(Failure::Other("nothing was done".into())) }
+        if answer.trim() == "yes" {
+            Ok(())
+        } else {
+            Err(Failure::Other("nothing was done".into()))
+        }
     }
 }
 
@@ -92,9 +99,15 @@ mod tests {
         let directory = tempfile::tempdir().expect("a temporary folder");
         let path = directory.path().join("value");
         std::fs::write(&path, b"\x00line\r\n").expect("the file is written");
-        let value = ValueSource { file: Some(path) }.read().expect("the value is read");
+        let value = ValueSource { file: Some(path) }
+            .read()
+            .expect("the value is read");
         assert_eq!(&value[..], b"\x00line\r\n");
-        let missing = ValueSource { file: Some(directory.path().join("missing")) };
-        assert!(matches!(missing.read().err(), Some(Failure::Invalid(message)) if message.contains("missing")));
+        let missing = ValueSource {
+            file: Some(directory.path().join("missing")),
+        };
+        assert!(
+            matches!(missing.read().err(), Some(Failure::Invalid(message)) if message.contains("missing"))
+        );
     }
 }

@@ -136,8 +136,24 @@ mod tests {
     fn every_documented_command_is_there() {
         let command = CommandLine::command();
         for name in [
-            "server", "dev", "list", "info", "get", "put", "create-version", "activate", "delete", "delete-version",
-            "status", "audit", "cluster", "seal", "pki", "config", "version", "completions",
+            "server",
+            "dev",
+            "list",
+            "info",
+            "get",
+            "put",
+            "create-version",
+            "activate",
+            "delete",
+            "delete-version",
+            "status",
+            "audit",
+            "cluster",
+            "seal",
+            "pki",
+            "config",
+            "version",
+            "completions",
         ] {
             assert!(command.find_subcommand(name).is_some(), "{name} is missing");
         }

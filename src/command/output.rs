@@ -22,7 +22,11 @@ impl Format {
             }
             Self::Text => text(),
         };
-        if line.is_empty() { Ok(()) } else { write_line(&line) }
+        if line.is_empty() {
+            Ok(())
+        } else {
+            write_line(&line)
+        }
     }
 }
 
@@ -54,11 +58,19 @@ pub fn table<const COLUMNS: usize>(headings: [&str; COLUMNS], rows: &[[String; C
     };
     let widths: [usize; COLUMNS] = std::array::from_fn(width);
     let line = |cells: [&str; COLUMNS]| {
-        let padded = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        let padded = cells
+            .iter()
+            .zip(widths)
+            .map(|(cell, width)| format!("{cell:width$}"));
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
-    let body = rows.iter().map(|row| line(std::array::from_fn(|column| row[column].as_str())));
-    std::iter::once(line(headings)).chain(body).collect::<Vec<_>>().join("\n")
+    let body = rows
+        .iter()
+        .map(|row| line(std::array::from_fn(|column| row[column].as_str())));
+    std::iter::once(line(headings))
+        .chain(body)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 #[cfg(test)]

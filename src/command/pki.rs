@@ -91,22 +91,38 @@ impl Folder {
 impl Pki {
     pub fn run(self, format: Format) -> Result<(), Failure> {
         match self.action {
-            Action::Init { folder, cluster, days } => {
+            Action::Init {
+                folder,
+                cluster,
+                days,
+            } => {
                 create_private(&folder.path)?;
-                for (kind, name) in [(AuthorityKind::Nodes, NODE_CA), (AuthorityKind::Clients, CLIENT_CA)] {
+                for (kind, name) in [
+                    (AuthorityKind::Nodes, NODE_CA),
+                    (AuthorityKind::Clients, CLIENT_CA),
+                ] {
                     let authority = Authority::generate(kind, &cluster.name, Validity::days(days))?;
                     authority.write(&folder.pem(name), &folder.key(name))?;
                     report(format, &folder.pem(name), &folder.key(name))?;
                 }
                 Ok(())
             }
-            Action::Node { name, hosts, folder, cluster, days } => {
-                let node_name =
-                    NodeName::new(&cluster.name, &name).map_err(|error| Failure::Invalid(error.to_string()))?;
+            Action::Node {
+                name,
+                hosts,
+                folder,
+                cluster,
+                days,
+            } => {
+                let node_name = NodeName::new(&cluster.name, &name)
+                    .map_err(|error| Failure::Invalid(error.to_string()))?;
                 let authority = folder.load(AuthorityKind::Nodes, NODE_CA)?;
                 let api = format!("{name}-api");
                 let issued = [
-                    (name, authority.issue_node(&node_name, &hosts, Validity::days(days))?),
+                    (
+                        name,
+                        authority.issue_node(&node_name, &hosts, Validity::days(days))?,
+                    ),
                     (api, authority.issue_api_server(&hosts, Validity::days(days))?),
                 ];
                 for (name, issued) in issued {
@@ -115,12 +131,18 @@ impl Pki {
                 }
                 Ok(())
             }
-            Action::Client { principal, file, folder, days } => {
+            Action::Client {
+                principal,
+                file,
+                folder,
+                days,
+            } => {
                 let name = ClientName::parse(&principal).ok_or_else(|| {
                     Failure::Invalid(format!("{principal:?} is not uri:…, email:…, dns:… or cn:…"))
                 })?;
-                let issued =
-                    folder.load(AuthorityKind::Clients, CLIENT_CA)?.issue_client(&name, Validity::days(days))?;
+                let issued = folder
+                    .load(AuthorityKind::Clients, CLIENT_CA)?
+                    .issue_client(&name, Validity::days(days))?;
                 issued.write(&folder.pem(&file), &folder.key(&file))?;
                 report(format, &folder.pem(&file), &folder.key(&file))
             }

@@ -14,7 +14,8 @@ impl Progress {
             Format::Json => ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()),
             Format::Text => ProgressBar::new_spinner(),
         };
-        let style = ProgressStyle::with_template("{spinner} {msg} ({elapsed})").expect("the template is well-formed");
+        let style =
+            ProgressStyle::with_template("{spinner} {msg} ({elapsed})").expect("the template is well-formed");
         bar.set_style(style);
         bar.set_message(message);
         bar.enable_steady_tick(Duration::from_millis(100));

@@ -52,12 +52,25 @@ struct Described<'a> {
 
 impl<'a> Described<'a> {
     fn of(info: &'a SecretInfo) -> Self {
-        Self { name: &info.name, versions: &info.versions, active_version: info.active_version }
+        Self {
+            name: &info.name,
+            versions: &info.versions,
+            active_version: info.active_version,
+        }
     }
 
     fn row(&self) -> [String; 3] {
-        let versions = self.versions.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
-        let active = if self.active_version == 0 { "-".to_owned() } else { self.active_version.to_string() };
+        let versions = self
+            .versions
+            .iter()
+            .map(u32::to_string)
+            .collect::<Vec<_>>()
+            .join(",");
+        let active = if self.active_version == 0 {
+            "-".to_owned()
+        } else {
+            self.active_version.to_string()
+        };
         [self.name.to_owned(), active, versions]
     }
 }
@@ -72,7 +85,10 @@ impl List {
             if described.is_empty() {
                 return String::new();
             }
-            table(HEADINGS, &described.iter().map(Described::row).collect::<Vec<_>>())
+            table(
+                HEADINGS,
+                &described.iter().map(Described::row).collect::<Vec<_>>(),
+            )
         })
     }
 }
@@ -93,9 +109,10 @@ impl Get {
                 Some(value) => value,
                 None => {
                     return match format {
-                        Format::Json => {
-                            format.print(&serde_json::json!({"name": self.name, "unchanged": true}), String::new)
-                        }
+                        Format::Json => format.print(
+                            &serde_json::json!({"name": self.name, "unchanged": true}),
+                            String::new,
+                        ),
                         Format::Text => {
                             eprintln!("version {version} is still the active one");
                             Ok(())
@@ -113,7 +130,11 @@ impl Get {
             }
             Format::Text => {
                 write_bytes(&disclosed.value)?;
-                if io::stdout().is_terminal() { write_line("") } else { Ok(()) }
+                if io::stdout().is_terminal() {
+                    write_line("")
+                } else {
+                    Ok(())
+                }
             }
         }
     }

@@ -9,10 +9,11 @@ use super::{
 use crate::{
     api::conclave::messages::{Rekey, SealStatus},
     client::{Client, ClientError},
+    seal::KeyFile,
 };
 use clap::{Args, Subcommand};
 use serde_json::json;
-use std::{path::PathBuf, time::Duration};
+use std::{future::Future, path::PathBuf, time::Duration};
 
 /// Makes seal keys, and shows and changes how the nodes are sealed.
 #[derive(Args, Debug)]
@@ -61,16 +62,22 @@ impl Seal {
     pub async fn run(self, format: Format) -> Result<(), Failure> {
         match self.action {
             Action::GenerateKey { file } => {
-                let id = generate_key(&file)?;
+                let id = KeyFile::generate(&file).map_err(|error| Failure::Other(error.to_string()))?;
                 format.print(&json!({"file": file, "seal_key_id": id}), || {
                     format!("{} holds the seal key {id}", file.display())
                 })
             }
             Action::Status { connection } => {
-                each(&connection.client()?, format, |node| async move { node.seal_status().await }).await
+                each(&connection.client()?, format, |node| async move {
+                    node.seal_status().await
+                })
+                .await
             }
             Action::Retry { connection } => {
-                each(&connection.client()?, format, |node| async move { node.seal_retry().await }).await
+                each(&connection.client()?, format, |node| async move {
+                    node.seal_retry().await
+                })
+                .await
             }
             Action::Rotate { wait, connection } => {
                 let client = connection.client()?;
@@ -79,7 +86,9 @@ impl Seal {
                     status = wait_until_resealed(&client, format).await?;
                 }
                 format.print(&status, || {
-                    let term = status.key_term.map_or_else(|| "?".to_owned(), |term| term.to_string());
+                    let term = status
+                        .key_term
+                        .map_or_else(|| "?".to_owned(), |term| term.to_string());
                     format!("data-key term {term}; {}", progress_of(&status))
                 })
             }
@@ -90,7 +99,10 @@ impl Seal {
                     .map_err(|_| Failure::Usage("the key file's path must be UTF-8".into()))?;
                 let status = connection.client()?.seal_rekey(&Rekey { key_file }).await?;
                 format.print(&status, || {
-                    format!("the keyring is wrapped under the seal key {}", status.seal_key_id.as_deref().unwrap_or("?"))
+                    format!(
+                        "the keyring is wrapped under the seal key {}",
+                        status.seal_key_id.as_deref().unwrap_or("?")
+                    )
                 })
             }
         }
@@ -103,8 +115,12 @@ async fn each<F: Future<Output = Result<SealStatus, ClientError>>>(
     format: Format,
     ask: impl Fn(Client) -> F,
 ) -> Result<(), Failure> {
-    let answers = futures::future::join_all((0..client.addresses().len()).map(|position| ask(client.at(position)))).await;
-    let addresses = client.addresses().map(|url| url.as_str().trim_end_matches('/').to_owned());
+    let answers =
+        futures::future::join_all((0..client.addresses().len()).map(|position| ask(client.at(position))))
+            .await;
+    let addresses = client
+        .addresses()
+        .map(|url| url.as_str().trim_end_matches('/').to_owned());
     let answers: Vec<_> = addresses.zip(answers).collect();
     match format {
         Format::Json => {
@@ -117,7 +133,10 @@ async fn each<F: Future<Output = Result<SealStatus, ClientError>>>(
             }
         }
         Format::Text => {
-            let rows: Vec<_> = answers.iter().map(|(address, answer)| row(address, answer)).collect();
+            let rows: Vec<_> = answers
+                .iter()
+                .map(|(address, answer)| row(address, answer))
+                .collect();
             super::output::write_line(&table(["ADDRESS", "SEAL", "KEY", "TERM", "NOTE"], &rows))?;
         }
     }
@@ -129,12 +148,20 @@ async fn each<F: Future<Output = Result<SealStatus, ClientError>>>(
 
 fn row(address: &str, answer: &Result<SealStatus, ClientError>) -> [String; 5] {
     match answer {
-        Err(error) => [address.to_owned(), "?".into(), "-".into(), "-".into(), error.to_string()],
+        Err(error) => [
+            address.to_owned(),
+            "?".into(),
+            "-".into(),
+            "-".into(),
+            error.to_string(),
+        ],
         Ok(status) => [
             address.to_owned(),
             if status.sealed { "sealed" } else { "open" }.to_owned(),
             status.seal_key_id.clone().unwrap_or_else(|| "-".to_owned()),
-            status.key_term.map_or_else(|| "-".to_owned(), |term| term.to_string()),
+            status
+                .key_term
+                .map_or_else(|| "-".to_owned(), |term| term.to_string()),
             status.reason.clone().unwrap_or_else(|| progress_of(status)),
         ],
     }
@@ -155,7 +182,12 @@ async fn wait_until_resealed(client: &Client, format: Format) -> Result<SealStat
         let mut last = None;
         let mut working = false;
         for position in 0..client.addresses().len() {
-            let Ok(status) = client.at(position).with_timeout(Duration::from_secs(2)).seal_status().await else {
+            let Ok(status) = client
+                .at(position)
+                .with_timeout(Duration::from_secs(2))
+                .seal_status()
+                .await
+            else {
                 continue;
             };
             if let Some(reseal) = &status.reseal {

@@ -24,11 +24,16 @@ impl Status {
         let client = self.connection.client()?;
         let asked = (0..client.addresses().len()).map(|position| {
             // A node that is down must not hold up the others' lines for long.
-            let node = client.at(position).with_timeout(self.connection.timeout().min(NODE_TIMEOUT));
+            let node = client
+                .at(position)
+                .with_timeout(self.connection.timeout().min(NODE_TIMEOUT));
             async move { node.status().await }
         });
         let answers = futures::future::join_all(asked).await;
-        let addresses: Vec<String> = client.addresses().map(|url| url.as_str().trim_end_matches('/').to_owned()).collect();
+        let addresses: Vec<String> = client
+            .addresses()
+            .map(|url| url.as_str().trim_end_matches('/').to_owned())
+            .collect();
         match format {
             Format::Json => {
                 for (address, answer) in addresses.iter().zip(&answers) {
@@ -40,7 +45,11 @@ impl Status {
                 }
             }
             Format::Text => {
-                let rows: Vec<_> = addresses.iter().zip(&answers).map(|(address, answer)| row(address, answer)).collect();
+                let rows: Vec<_> = addresses
+                    .iter()
+                    .zip(&answers)
+                    .map(|(address, answer)| row(address, answer))
+                    .collect();
                 super::output::write_line(&table(HEADINGS, &rows))?;
                 for (address, notes) in addresses.iter().zip(answers.iter().map(notes)) {
                     for note in notes {
@@ -59,7 +68,9 @@ impl Status {
 
 const NODE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
-const HEADINGS: [&str; 9] = ["ADDRESS", "NODE", "ID", "ROLE", "LEADER", "TERM", "APPLIED", "SEAL", "VERSION"];
+const HEADINGS: [&str; 9] = [
+    "ADDRESS", "NODE", "ID", "ROLE", "LEADER", "TERM", "APPLIED", "SEAL", "VERSION",
+];
 
 fn row(address: &str, answer: &Result<NodeStatus, ClientError>) -> [String; 9] {
     let number = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
@@ -102,14 +113,26 @@ fn notes(answer: &Result<NodeStatus, ClientError>) -> Vec<String> {
     };
     let mut notes = Vec::new();
     notes.extend(status.halted.as_ref().map(|reason| format!("halted: {reason}")));
-    notes.extend(status.sealed_reason.as_ref().map(|reason| format!("sealed: {reason}")));
-    notes.extend(status.grants_error.as_ref().map(|error| format!("the grants are old: {error}")));
+    notes.extend(
+        status
+            .sealed_reason
+            .as_ref()
+            .map(|reason| format!("sealed: {reason}")),
+    );
+    notes.extend(
+        status
+            .grants_error
+            .as_ref()
+            .map(|error| format!("the grants are old: {error}")),
+    );
     if status.out_of_space {
         notes.push(format!("no space: {} bytes are free", status.free_bytes));
     }
     if status.clock_refuses_lead {
         let skew_ms = status.clock_skew_ms.unwrap_or_default();
-        notes.push(format!("its clock is {skew_ms} ms from the voters' median; it does not lead"));
+        notes.push(format!(
+            "its clock is {skew_ms} ms from the voters' median; it does not lead"
+        ));
     }
     notes
 }

@@ -10,6 +10,8 @@ pub struct Version {}
 impl Version {
     pub fn run(self, format: Format) -> Result<(), Failure> {
         let version = env!("CARGO_PKG_VERSION");
-        format.print(&serde_json::json!({"version": version}), || format!("conclave {version}"))
+        format.print(&serde_json::json!({"version": version}), || {
+            format!("conclave {version}")
+        })
     }
 }

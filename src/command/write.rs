@@ -76,14 +76,18 @@ impl Put {
     pub async fn run(self, format: Format) -> Result<(), Failure> {
         let client = self.connection.client()?;
         let version = client.put(&self.name, &self.value.read()?).await?;
-        format.print(&json!({"name": self.name, "version": version}), || format!("version {version}"))
+        format.print(&json!({"name": self.name, "version": version}), || {
+            format!("version {version}")
+        })
     }
 }
 
 impl CreateVersion {
     pub async fn run(self, format: Format) -> Result<(), Failure> {
         let client = self.connection.client()?;
-        client.create_version(&self.name, self.number, &self.value.read()?).await?;
+        client
+            .create_version(&self.name, self.number, &self.value.read()?)
+            .await?;
         format.print(&json!({"name": self.name, "version": self.number}), || {
             format!("version {} is active", self.number)
         })
@@ -92,7 +96,10 @@ impl CreateVersion {
 
 impl Activate {
     pub async fn run(self, format: Format) -> Result<(), Failure> {
-        self.connection.client()?.activate(&self.name, self.number).await?;
+        self.connection
+            .client()?
+            .activate(&self.name, self.number)
+            .await?;
         format.print(&json!({"name": self.name, "active_version": self.number}), || {
             format!("version {} is active", self.number)
         })
@@ -102,7 +109,8 @@ impl Activate {
 impl Delete {
     pub async fn run(self, format: Format) -> Result<(), Failure> {
         let client = self.connection.client()?;
-        self.confirmation.require(&format!("Every version of {:?} will be destroyed.", self.name))?;
+        self.confirmation
+            .require(&format!("Every version of {:?} will be destroyed.", self.name))?;
         client.delete(&self.name).await?;
         format.print(&json!({"name": self.name, "deleted": true}), || "deleted".into())
     }
@@ -111,10 +119,14 @@ impl Delete {
 impl DeleteVersion {
     pub async fn run(self, format: Format) -> Result<(), Failure> {
         let client = self.connection.client()?;
-        self.confirmation.require(&format!("Version {} of {:?} will be destroyed.", self.number, self.name))?;
+        self.confirmation.require(&format!(
+            "Version {} of {:?} will be destroyed.",
+            self.number, self.name
+        ))?;
         client.delete_version(&self.name, self.number).await?;
-        format.print(&json!({"name": self.name, "version": self.number, "deleted": true}), || {
-            format!("version {} is deleted", self.number)
-        })
+        format.print(
+            &json!({"name": self.name, "version": self.number, "deleted": true}),
+            || format!("version {} is deleted", self.number),
+        )
     }
 }

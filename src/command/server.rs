@@ -1,0 +1,36 @@
+//! `conclave server`: one node.
+
+use super::{Failure, config::Source};
+use clap::Args;
+use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
+
+/// Runs a node until it is told to stop (SIGTERM, SIGINT). SIGHUP reads certificates, grants and the
+/// seal key again.
+#[derive(Args, Debug)]
+pub struct Server {
+    #[command(flatten)]
+    source: Source,
+    /// Stop when this process, which must be the parent, ends.
+    #[arg(long, value_name = "PID", hide = true)]
+    exit_with_parent: Option<i32>,
+}
+
+impl Server {
+    pub fn run(self) -> Result<(), Failure> {
+        if let Some(parent) = self.exit_with_parent {
+            exit_with_parent(parent)?;
+        }
+        let _ = self.source;
+        todo!("crate::server")
+    }
+}
+
+fn exit_with_parent(parent: i32) -> Result<(), Failure> {
+    set_parent_process_death_signal(Some(Signal::TERM))
+        .map_err(|error| Failure::Other(format!("cannot watch the parent process: {error}")))?;
+    // It may have ended before the line above.
+    if getppid() != Pid::from_raw(parent) {
+        return Err(Failure::Other("the parent process has ended".into()));
+    }
+    Ok(())
+}
