@@ -27,8 +27,8 @@ impl Settings {
     /// Over all nodes and repetitions: longer than an election, shorter than a user's patience.
     pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
 
-    /// Builds TLS's side of the settings.
-    pub(super) fn tls(&self) -> Result<ClientConfig, SettingsError> {
+    /// TLS's side of the settings.
+    pub fn tls(&self) -> Result<ClientConfig, SettingsError> {
         let mut roots = RootCertStore::empty();
         for certificate in read_certificates(&self.authority)? {
             roots.add(certificate).map_err(|error| {

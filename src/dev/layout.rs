@@ -6,6 +6,7 @@
 //! DIR/ca.pem                 the node CA, which also signs the API's certificates
 //! DIR/client-ca.pem          the client CA
 //! DIR/client.pem, .key       a client with all rights
+//! DIR/grants.toml            who may do what; after a change, SIGHUP makes a node read it again
 //! DIR/seal.key               one seal key for all nodes
 //! DIR/node-1/node.toml       its configuration
 //! DIR/node-1/data/           log and state
@@ -123,6 +124,11 @@ impl Layout {
         self.folder.join("seal.key")
     }
 
+    /// Who may do what, beside callers without a certificate.
+    pub fn grants(&self) -> PathBuf {
+        self.folder.join("grants.toml")
+    }
+
     /// What programs read.
     pub fn announcement(&self) -> PathBuf {
         self.folder.join("dev.json")
@@ -170,6 +176,12 @@ impl NodeLayout {
 const CONFIG: &str = "node.toml";
 const CLUSTER_NAME: &str = "dev";
 const CLIENT: &str = "uri:conclave-dev://client";
+const GRANTS: &str = r#"# Principals with their grants, for all nodes. A node reads it again on SIGHUP.
+"uri:conclave-dev://client" = [
+    { action = ["get", "info", "put", "create-version", "activate", "delete"], secret = ["*"] },
+    { action = ["audit", "operate"] },
+]
+"#;
 const VALID_DAYS: u32 = 3_650;
 
 fn node_name(position: usize) -> String {
@@ -186,6 +198,8 @@ fn make_shared(folder: &Path) -> Result<Authority, DevError> {
     write(&clients.issue_client(&client, validity)?, folder, "client")?;
     let seal_key = folder.join("seal.key");
     crate::seal::KeyFile::generate(&seal_key).map_err(|error| DevError::at(&seal_key, error))?;
+    let grants = folder.join("grants.toml");
+    fs::write(&grants, GRANTS).map_err(|error| DevError::at(&grants, error))?;
     Ok(nodes)
 }
 
@@ -233,16 +247,6 @@ fn config(layout: &Layout, node: &NodeLayout, own: &Path, dev: bool) -> Table {
             ])
         })
         .collect();
-    let all_rights: Vec<Table> = vec![
-        table([
-            (
-                "action",
-                strings(&["get", "info", "put", "create-version", "activate", "delete"]),
-            ),
-            ("secret", strings(&["*"])),
-        ]),
-        table([("action", strings(&["audit", "operate"]))]),
-    ];
     table([
         ("node_name", node.name.clone().into()),
         ("cluster_name", CLUSTER_NAME.into()),
@@ -280,10 +284,7 @@ fn config(layout: &Layout, node: &NodeLayout, own: &Path, dev: bool) -> Table {
             "seal",
             table([("key_file", path(layout.seal_key()).into())]).into(),
         ),
-        (
-            "grants",
-            table([("principals", table([(CLIENT, all_rights.into())]).into())]).into(),
-        ),
+        ("grants", table([("file", path(layout.grants()).into())]).into()),
     ])
 }
 
@@ -292,10 +293,6 @@ fn table<const N: usize>(entries: [(&str, Value); N]) -> Table {
         .into_iter()
         .map(|(key, value)| (key.to_owned(), value))
         .collect()
-}
-
-fn strings(texts: &[&str]) -> Value {
-    Value::Array(texts.iter().map(|text| Value::from(*text)).collect())
 }
 
 /// Sets a key, as TOML where the text is TOML, else as a string.

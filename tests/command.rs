@@ -1,0 +1,247 @@
+//! The command's contract with people and scripts: bytes in, bytes out, exit codes.
+
+mod support;
+
+use serde_json::{Value, json};
+use std::{
+    io::Write,
+    process::{Command, Output, Stdio},
+};
+use support::TestCluster;
+
+#[tokio::test]
+async fn values_are_exact_and_exit_codes_distinct() {
+    let cluster = TestCluster::builder()
+        .nodes(3)
+        .grant("uri:reader", &["get"], &["shared/*"])
+        .start()
+        .await;
+    let run = |arguments: &[&str], input: &[u8]| run(cluster.command(), arguments, input);
+    let value = b"\x00binary\r\nwith a newline at the end\n\xff";
+
+    // In by standard input or file, out into a pipe: the same bytes.
+    let put = succeed(run(&["put", "shared/a", "--json"], value));
+    assert_eq!(json_of(&put), json!({"name": "shared/a", "version": 1}));
+    assert_eq!(succeed(run(&["get", "shared/a"], b"")).stdout, value);
+    let file = cluster.path().join("value");
+    std::fs::write(&file, b"from a file").expect("a file");
+    succeed(run(&["put", "shared/a", "--file", &file.to_string_lossy()], b""));
+    succeed(run(&["activate", "shared/a", "2"], b""));
+    assert_eq!(succeed(run(&["get", "shared/a"], b"")).stdout, b"from a file");
+    assert_eq!(
+        succeed(run(&["get", "shared/a", "--version", "1"], b"")).stdout,
+        value
+    );
+    assert_eq!(
+        succeed(run(&["get", "shared/a", "--unless-version", "2"], b"")).stdout,
+        b""
+    );
+    succeed(run(&["create-version", "shared/a", "7"], b"seven"));
+
+    let info = json_of(&succeed(run(&["--json", "info", "shared/a"], b"")));
+    assert_eq!(
+        info,
+        json!({"name": "shared/a", "versions": [1, 2, 7], "active_version": 7})
+    );
+    assert_eq!(json_of(&succeed(run(&["list", "--json"], b""))), json!([info]));
+    let get = json_of(&succeed(run(&["get", "shared/a", "--json"], b"")));
+    assert_eq!(
+        get,
+        json!({"name": "shared/a", "version": 7, "value": "c2V2ZW4="})
+    );
+
+    // Exit codes.
+    assert_eq!(code(&run(&["get", "shared/missing"], b"")), 3);
+    assert_eq!(code(&run(&["get", "shared/a", "--version", "5"], b"")), 3);
+    let reader = cluster.identity("uri:reader");
+    let as_reader = |arguments: &[&str]| crate::run(cluster.command_as(Some(&reader)), arguments, b"value");
+    assert_eq!(succeed(as_reader(&["get", "shared/a"])).stdout, b"seven");
+    assert_eq!(json_of(&succeed(as_reader(&["list", "--json"]))), json!([]));
+    for denied in [
+        &["put", "shared/a"][..],
+        &["info", "shared/a"],
+        &["get", "private/a"],
+        &["status"],
+        &["audit", "list"],
+    ] {
+        assert_eq!(code(&as_reader(denied)), 4, "{denied:?}");
+    }
+    assert_eq!(code(&run(&["put", ""], b"x")), 5);
+    assert_eq!(
+        code(&run(&["delete-version", "shared/a", "7", "--yes"], b"")),
+        5,
+        "it is active"
+    );
+    assert_eq!(code(&run(&["create-version", "shared/a", "7"], b"again")), 5);
+    assert_eq!(code(&run(&["get"], b"")), 2);
+    assert_eq!(code(&run(&["delete", "shared/a"], b"")), 2, "nobody can be asked");
+    let mut nowhere = cluster.command();
+    nowhere
+        .env("CONCLAVE_ADDRESSES", "https://127.0.0.1:9")
+        .env("CONCLAVE_TIMEOUT_S", "1");
+    let unavailable = crate::run(nowhere, &["get", "shared/a", "--json"], b"");
+    assert_eq!(code(&unavailable), 6);
+    let error: Value = serde_json::from_slice(&unavailable.stderr).expect("an error as JSON");
+    assert_eq!(error["error"]["code"], "unavailable");
+
+    // Destruction, once it was said aloud.
+    succeed(run(&["delete-version", "shared/a", "1", "--yes"], b""));
+    succeed(run(&["delete", "shared/a", "--yes"], b""));
+    assert_eq!(code(&run(&["get", "shared/a"], b"")), 3);
+
+    // Who did what, and what was refused.
+    let records = succeed(run(&["audit", "list", "--json", "--limit", "0"], b"")).stdout;
+    let records: Vec<Value> = String::from_utf8(records)
+        .expect("text")
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON lines"))
+        .collect();
+    let has = |principal: &str, action: &str, secret: Option<&str>, outcome: &str| {
+        records.iter().any(|record| {
+            record["principal"] == principal
+                && record["action"] == action
+                && record["secret"].as_str() == secret
+                && record["outcome"] == outcome
+        })
+    };
+    assert!(has("uri:reader", "get", Some("shared/a"), "done"), "{records:#?}");
+    assert!(
+        has("uri:reader", "get", Some("private/a"), "denied"),
+        "{records:#?}"
+    );
+    assert!(
+        has("uri:reader", "put", Some("shared/a"), "denied"),
+        "{records:#?}"
+    );
+    assert!(
+        has(
+            "uri:conclave-dev://client",
+            "get",
+            Some("shared/missing"),
+            "not-found"
+        ),
+        "{records:#?}"
+    );
+    let denied = succeed(run(
+        &[
+            "audit",
+            "list",
+            "--json",
+            "--outcome",
+            "denied",
+            "--principal",
+            "uri:reader",
+        ],
+        b"",
+    ));
+    let denied = String::from_utf8(denied.stdout).expect("text");
+    assert!(
+        denied.lines().count() >= 3 && denied.lines().all(|line| line.contains("\"denied\"")),
+        "{denied}"
+    );
+    let table = String::from_utf8(succeed(run(&["audit", "list"], b"")).stdout).expect("text");
+    assert!(table.starts_with("TIME"), "{table}");
+
+    // Operators' commands.
+    let members = json_of(&succeed(run(&["cluster", "list", "--json"], b"")));
+    assert_eq!(members["members"].as_array().map(Vec::len), Some(3), "{members}");
+    let verification = json_of(&succeed(run(&["cluster", "verify", "--json"], b"")));
+    assert_eq!(verification["agreed"], true, "{verification}");
+    let status = succeed(run(&["status", "--json"], b"")).stdout;
+    assert_eq!(String::from_utf8(status).expect("text").lines().count(), 3);
+    let seal = String::from_utf8(succeed(run(&["seal", "status"], b"")).stdout).expect("text");
+    assert_eq!(seal.matches("open").count(), 3, "{seal}");
+    let before = cluster.leader().await;
+    succeed(run(&["cluster", "transfer"], b""));
+    assert_ne!(cluster.leader().await, before);
+}
+
+#[test]
+fn files_for_people_without_a_certificate_authority() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let here = |arguments: &[&str]| {
+        let mut command = Command::new(support::PROGRAM);
+        command.current_dir(folder.path());
+        run(command, arguments, b"")
+    };
+    succeed(here(&["pki", "init"]));
+    succeed(here(&["pki", "node", "a", "--host", "127.0.0.1"]));
+    succeed(here(&["pki", "client", "email:alice@example.org"]));
+    let key = json_of(&succeed(here(&["seal", "generate-key", "seal.key", "--json"])));
+    assert_eq!(key["file"], "seal.key");
+    for private in [
+        "pki/node-ca.key",
+        "pki/client-ca.key",
+        "pki/a.key",
+        "pki/a-api.key",
+        "pki/client.key",
+        "seal.key",
+    ] {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = std::fs::metadata(folder.path().join(private))
+            .expect(private)
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600, "{private}");
+    }
+    assert!(
+        !here(&["seal", "generate-key", "seal.key"]).status.success(),
+        "a key is never overwritten"
+    );
+    assert_eq!(code(&here(&["pki", "client", "alice", "--file", "other"])), 5);
+
+    let config = r#"
+node_name = "a"
+data_dir = "data"
+[cluster]
+nodes = [{ name = "a", address = "127.0.0.1:8201" }]
+[tls]
+api_certificate = "pki/a-api.pem"
+api_private_key = "pki/a-api.key"
+client_authority = "pki/client-ca.pem"
+node_certificate = "pki/a.pem"
+node_private_key = "pki/a.key"
+node_authority = "pki/node-ca.pem"
+[seal]
+key_file = "seal.key"
+"#;
+    std::fs::write(folder.path().join("node.toml"), config).expect("a file");
+    succeed(here(&["config", "check", "--config", "node.toml"]));
+    std::fs::write(folder.path().join("node.toml"), format!("{config}kye_file = 1\n")).expect("a file");
+    let refused = here(&["config", "check", "--config", "node.toml"]);
+    assert_eq!(code(&refused), 5);
+    assert!(
+        String::from_utf8_lossy(&refused.stdout).contains("node.toml:15:"),
+        "{refused:?}"
+    );
+}
+
+fn run(mut command: Command, arguments: &[&str], input: &[u8]) -> Output {
+    command
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the command starts");
+    // A command that does not read its input closes it.
+    let _ = child.stdin.take().expect("piped").write_all(input);
+    child.wait_with_output().expect("the command ends")
+}
+
+fn succeed(output: Output) -> Output {
+    assert!(
+        output.status.success(),
+        "{}: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().expect("the command ended by itself")
+}
+
+fn json_of(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).expect("one JSON value")
+}
