@@ -79,52 +79,59 @@ fn a_violation_would_be_seen() {
     assert_eq!(source_violations(&[folder.path().to_owned()]).len(), 1);
 }
 
-/// Each crate's normal and build dependencies (not those of tests), by name, as resolved.
-struct Dependencies(BTreeMap<String, BTreeSet<String>>);
+/// Each package's normal and build dependencies (not those of tests), as resolved. Packages are told
+/// apart by id, since two versions of a crate may have different dependencies.
+struct Dependencies {
+    names: BTreeMap<String, String>,
+    of: BTreeMap<String, BTreeSet<String>>,
+}
 
 impl Dependencies {
-    fn of(metadata: &Value) -> Self {
+    fn read(metadata: &Value) -> Self {
         let mut names = BTreeMap::new();
         for package in list(&metadata["packages"]) {
             names.insert(text(&package["id"]), text(&package["name"]));
         }
-        let mut all: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let mut of: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for node in list(&metadata["resolve"]["nodes"]) {
             let dependencies = list(&node["deps"]).iter().filter(|dependency| {
-                list(&dependency["dep_kinds"])
-                    .iter()
-                    .any(|kind| kind["kind"].as_str() != Some("dev"))
+                let kinds = list(&dependency["dep_kinds"]);
+                kinds.iter().any(|kind| kind["kind"].as_str() != Some("dev"))
             });
-            let dependencies = dependencies.map(|dependency| names[&text(&dependency["pkg"])].clone());
-            all.entry(names[&text(&node["id"])].clone())
-                .or_default()
-                .extend(dependencies);
+            let dependencies = dependencies.map(|dependency| text(&dependency["pkg"]));
+            of.entry(text(&node["id"])).or_default().extend(dependencies);
         }
-        Self(all)
+        Self { names, of }
     }
 
-    fn direct(&self, name: &str) -> &BTreeSet<String> {
-        self.0
-            .get(name)
-            .unwrap_or_else(|| panic!("{name} is not in the workspace's dependencies"))
+    /// The names of a workspace member's own dependencies.
+    fn direct(&self, name: &str) -> BTreeSet<&str> {
+        let ids = &self.of[self.id(name)];
+        ids.iter().map(|id| self.names[id].as_str()).collect()
     }
 
-    fn all(&self, name: &str) -> BTreeSet<String> {
+    /// The names of everything that a workspace member depends on.
+    fn all(&self, name: &str) -> BTreeSet<&str> {
         let mut seen = BTreeSet::new();
-        let mut open = vec![name.to_owned()];
+        let mut open = vec![self.id(name)];
         while let Some(next) = open.pop() {
-            for dependency in self.0.get(&next).into_iter().flatten() {
-                if seen.insert(dependency.clone()) {
-                    open.push(dependency.clone());
+            for dependency in self.of.get(next).into_iter().flatten() {
+                if seen.insert(dependency) {
+                    open.push(dependency);
                 }
             }
         }
-        seen
+        seen.into_iter().map(|id| self.names[id].as_str()).collect()
+    }
+
+    fn id(&self, name: &str) -> &str {
+        let found = self.names.iter().find(|(_, known)| *known == name);
+        found.unwrap_or_else(|| panic!("{name} is no package")).0
     }
 }
 
 fn dependency_violations(metadata: &Value) -> Vec<String> {
-    let dependencies = Dependencies::of(metadata);
+    let dependencies = Dependencies::read(metadata);
     let mut violations = Vec::new();
     for (name, above) in [
         ("conclave-raft", &["conclave-cluster", "conclave"][..]),

@@ -170,8 +170,14 @@ fn row(address: &str, answer: &Result<SealStatus, ClientError>) -> [String; 5] {
 fn progress_of(status: &SealStatus) -> String {
     match &status.reseal {
         None => "nothing is being sealed again".to_owned(),
-        Some(reseal) if reseal.finished => format!("all {} secrets are sealed again", reseal.total),
-        Some(reseal) => format!("{} of {} secrets are sealed again", reseal.done, reseal.total),
+        Some(reseal) if reseal.finished => format!("everything is sealed under term {}", reseal.key_term),
+        Some(reseal) => {
+            let (seen, replaced) = (reseal.secrets_seen, reseal.parts_resealed);
+            format!(
+                "sealing again under term {}: {seen} secrets seen, {replaced} parts replaced",
+                reseal.key_term
+            )
+        }
     }
 }
 
@@ -192,7 +198,7 @@ async fn wait_until_resealed(client: &Client, format: Format) -> Result<SealStat
             };
             if let Some(reseal) = &status.reseal {
                 working |= !reseal.finished;
-                progress.say(format!("sealing again: {}", progress_of(&status)));
+                progress.say(progress_of(&status));
                 last = Some(status);
             } else if last.is_none() {
                 last = Some(status);

@@ -21,7 +21,7 @@ impl Server {
             exit_with_parent(parent)?;
         }
         let _ = self.source;
-        todo!("crate::server")
+        Err(Failure::Other("the server is not assembled yet".into()))
     }
 }
 
