@@ -17,10 +17,21 @@ use std::{
 /// Reads every write-ahead log in `directory`, oldest first, and cuts off a torn tail.
 ///
 /// # Errors
-/// Names the file and the offset of damage that a later write follows.
+/// Names the file and the offset of damage that a later write follows; a database with tables but
+/// without any write-ahead log has lost its newest writes.
 pub(super) fn cut_torn_tail(directory: &Path) -> io::Result<()> {
     let mut torn: Option<(PathBuf, usize)> = None;
-    for path in files(directory)? {
+    let files = numbered_files(directory, "log")?;
+    if files.is_empty() && !numbered_files(directory, "sst")?.is_empty() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!(
+                "{} has no write-ahead log: acknowledged entries are lost",
+                directory.display()
+            ),
+        ));
+    }
+    for path in files {
         let bytes = fs::read(&path)?;
         let found = examine(&bytes);
         if let Some((damaged, offset)) = &torn
@@ -55,8 +66,8 @@ fn damage(path: &Path, offset: usize) -> io::Error {
     )
 }
 
-/// The write-ahead logs by number.
-fn files(directory: &Path) -> io::Result<Vec<PathBuf>> {
+/// RocksDB's files with this suffix, by number.
+fn numbered_files(directory: &Path, suffix: &str) -> io::Result<Vec<PathBuf>> {
     if !directory.exists() {
         return Ok(Vec::new());
     }
@@ -67,7 +78,9 @@ fn files(directory: &Path) -> io::Result<Vec<PathBuf>> {
             .file_stem()
             .and_then(|stem| stem.to_str())
             .and_then(|stem| stem.parse::<u64>().ok());
-        if let (Some(number), Some("log")) = (number, path.extension().and_then(|suffix| suffix.to_str())) {
+        if let Some(number) = number
+            && path.extension().is_some_and(|found| found == suffix)
+        {
             files.push((number, path));
         }
     }
