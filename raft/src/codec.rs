@@ -33,10 +33,16 @@ pub enum CodecError {
 
 /// Encodes a record with its format version in front.
 pub fn encode<T: Serialize + ?Sized>(record: &T) -> Vec<u8> {
-    let mut bytes = vec![FORMAT_BINCODE_2];
-    bincode::serde::encode_into_std_write(record, &mut bytes, configuration())
-        .expect("writing into memory cannot fail, and our record types serialise totally");
+    let mut bytes = Vec::new();
+    encode_into(record, &mut bytes);
     bytes
+}
+
+/// As [`encode`], appended to `bytes`: for whoever has to bound where copies come to lie.
+pub fn encode_into<T: Serialize + ?Sized>(record: &T, bytes: &mut Vec<u8>) {
+    bytes.push(FORMAT_BINCODE_2);
+    bincode::serde::encode_into_std_write(record, bytes, configuration())
+        .expect("writing into memory cannot fail, and our record types serialise totally");
 }
 
 /// Decodes a whole record.

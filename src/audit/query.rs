@@ -89,8 +89,9 @@ pub struct AuditEntry {
     pub node_id: u64,
     /// How many attempts it stands for.
     pub attempts: u32,
-    /// The sealed part, opened and checked against its commitment; or why that failed.
-    pub plain: Result<PlainRecord, String>,
+    /// The sealed part, opened and checked against its commitment; or why that failed. `None` in
+    /// records that the cluster itself wrote (of a gap where the oldest were pruned).
+    pub plain: Result<Option<PlainRecord>, String>,
 }
 
 impl AuditEntry {
@@ -103,8 +104,13 @@ impl AuditEntry {
             version: record.version,
             node_id: record.node.0,
             attempts: record.attempts,
-            plain: PlainRecord::open(keyring, &record.sealed, &record.commitment)
-                .map_err(|error| error.to_string()),
+            plain: if record.action == Action::Prune {
+                Ok(None)
+            } else {
+                PlainRecord::open(keyring, &record.sealed, &record.commitment)
+                    .map(Some)
+                    .map_err(|error| error.to_string())
+            },
         }
     }
 }

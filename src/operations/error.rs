@@ -1,7 +1,7 @@
 //! How an operation fails. Dialects map each case to a status; none carries a name or a value.
 
 use crate::{index::IndexError, seal::SealedReason};
-use conclave_cluster::{command::Refusal, node::ProposeError};
+use conclave_cluster::{command::Refusal, model::VersionState, node::ProposeError};
 use std::time::Duration;
 
 /// Why an operation was not done, or why that is not known.
@@ -93,6 +93,11 @@ impl From<Refusal> for OperationError {
         match refusal {
             Refusal::NotFound => Self::NotFound,
             Refusal::VersionNotFound => Self::VersionNotFound,
+            // What is destroyed never comes back: to a caller it is as if it never was.
+            Refusal::NotAvailable {
+                state: VersionState::Destroyed,
+                ..
+            } => Self::VersionNotFound,
             Refusal::NotAvailable { .. } => Self::NotAvailable,
             Refusal::NumberUsed { .. } => Self::VersionUsed,
             Refusal::NumbersExhausted => Self::NumbersExhausted,

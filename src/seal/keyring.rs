@@ -94,6 +94,11 @@ impl Keyring {
         Self(contents)
     }
 
+    /// The same keyring once more, to be wrapped anew.
+    pub(super) fn duplicate(&self) -> Self {
+        Self(self.0.clone())
+    }
+
     /// Its random id.
     pub fn id(&self) -> &KeyringId {
         &self.0.id
@@ -249,7 +254,11 @@ impl Keyring {
 
     /// Its encoding, to be sealed.
     pub(super) fn encode(&self) -> Zeroizing<Vec<u8>> {
-        Zeroizing::new(codec::encode(&self.0))
+        // Room for all of it, so that growing leaves no copy behind that nobody wipes.
+        let numbered = self.0.data_keys.len() + self.0.digest_keys.len();
+        let mut bytes = Zeroizing::new(Vec::with_capacity(256 + 64 * numbered));
+        codec::encode_into(&self.0, &mut bytes);
+        bytes
     }
 
     /// The inverse of [`Self::encode`].

@@ -15,7 +15,7 @@ use super::{
 };
 use conclave_cluster::{
     command::{Command, Operation, Outcome, Precondition, SealedPart, Step},
-    model::{Sealed, SecretId, SecretRecord, VersionState},
+    model::{Sealed, SecretId},
     state::StateView,
 };
 use conclave_raft::node::Role;
@@ -104,15 +104,9 @@ async fn pass(sealer: &Sealer, keyring: &Keyring) -> io::Result<u64> {
 async fn reseal_secret(sealer: &Sealer, keyring: &Keyring, secret: SecretId) -> io::Result<u64> {
     let mut found = 0;
     for _ in 0..TRIES {
-        let view = sealer.cluster.view();
-        let Some(record) = view.secret(&secret)? else {
+        let Some((revision, parts)) = outdated_parts(&sealer.cluster.view(), keyring, secret)? else {
             return Ok(found);
         };
-        let parts = outdated_parts(&view, keyring, secret, &record)?;
-        drop(view);
-        if parts.is_empty() {
-            return Ok(found);
-        }
         let (mut steps, mut bytes) = (Vec::new(), 0);
         for (part, sealed) in parts {
             if bytes > 0 && bytes + sealed.ciphertext.len() > COMMAND_BYTES {
@@ -132,10 +126,7 @@ async fn reseal_secret(sealer: &Sealer, keyring: &Keyring, secret: SecretId) -> 
             };
             bytes += sealed.ciphertext.len();
             // Only the first step names the revision: the others follow it in one command.
-            let unchanged = Precondition::AtRevision {
-                secret,
-                revision: record.revision,
-            };
+            let unchanged = Precondition::AtRevision { secret, revision };
             steps.push(Step {
                 preconditions: if steps.is_empty() {
                     vec![unchanged]
@@ -177,45 +168,47 @@ async fn reseal_secret(sealer: &Sealer, keyring: &Keyring, secret: SecretId) -> 
     Ok(found)
 }
 
-/// Everything of a secret that lies under an older term.
+/// A secret's revision and everything of it that lies under an older term; `None` when nothing does.
 fn outdated_parts(
     view: &StateView,
     keyring: &Keyring,
     secret: SecretId,
-    record: &SecretRecord,
-) -> io::Result<Vec<(SealedPart, Sealed)>> {
+) -> io::Result<Option<(u64, Vec<(SealedPart, Sealed)>)>> {
+    let Some(found) = view.secret_view(&secret)? else {
+        return Ok(None);
+    };
     // What lies in the system's stores is sealed by other rules.
-    if record
+    if found
         .place
-        .or(record.deleted.map(|deleted| deleted.place))
         .is_some_and(|place| place.namespace == SYSTEM_NAMESPACE)
     {
-        return Ok(Vec::new());
+        return Ok(None);
     }
     let is_outdated = |sealed: &Sealed| sealed.key_term < keyring.key_term();
     let mut parts = Vec::new();
-    if is_outdated(&record.name) {
-        parts.push((SealedPart::Name, record.name.clone()));
+    parts.extend(
+        Some(found.name)
+            .filter(is_outdated)
+            .map(|name| (SealedPart::Name, name)),
+    );
+    parts.extend(
+        found
+            .metadata
+            .filter(is_outdated)
+            .map(|metadata| (SealedPart::Metadata, metadata)),
+    );
+    for version in found.versions {
+        let number = version.version;
+        let metadata = version.metadata.filter(is_outdated);
+        parts.extend(metadata.map(|metadata| (SealedPart::VersionMetadata(number), metadata)));
+        let value = view.sealed_value(&secret, number)?.filter(is_outdated);
+        parts.extend(value.map(|value| (SealedPart::Value(number), value)));
     }
-    if let Some(metadata) = record.metadata.as_ref().filter(|metadata| is_outdated(metadata)) {
-        parts.push((SealedPart::Metadata, metadata.clone()));
-    }
-    let versions = view
-        .secret_view(&secret)?
-        .map(|view| view.versions)
-        .unwrap_or_default();
-    for version in versions {
-        if let Some(metadata) = version.metadata.filter(is_outdated) {
-            parts.push((SealedPart::VersionMetadata(version.version), metadata));
-        }
-        if version.state == VersionState::Destroyed {
-            continue;
-        }
-        if let Some(value) = view.sealed_value(&secret, version.version)?.filter(is_outdated) {
-            parts.push((SealedPart::Value(version.version), value));
-        }
-    }
-    Ok(parts)
+    Ok(if parts.is_empty() {
+        None
+    } else {
+        Some((found.revision, parts))
+    })
 }
 
 fn kind(part: SealedPart) -> Kind {

@@ -183,10 +183,7 @@ impl Sealer {
             .brought_key_file
             .write()
             .unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(new_key_file);
-        self.write(deadline, Some(&provider), |keyring| {
-            Keyring::decode(&keyring.encode()).expect("a keyring's own encoding decodes")
-        })
-        .await?;
+        self.write(deadline, Some(&provider), Keyring::duplicate).await?;
         Ok(provider.id().to_owned())
     }
 
