@@ -15,11 +15,14 @@
 //! | `hardening`  | what the process asks of the operating system                     |
 //! | `identity`   | who is at the other end of a connection                           |
 //! | `index`      | the ordered index of opened names                                 |
+//! | `metric_definitions` | every metric of this crate                                |
 //! | `name`       | names of secrets, and the patterns of grants                      |
 //! | `operations` | the one small set of operations that every dialect maps to        |
 //! | `pki`        | certificate authorities and certificates for people without them  |
 //! | `plaintext`  | a value in clear: zeroized, never printed                         |
 //! | `seal`       | keys, the keyring, sealing and opening, rotation                  |
+//! | `server`     | a node's process: listeners, limits, signals                      |
+//! | `telemetry`  | logging                                                           |
 
 pub mod api;
 pub mod audit;
@@ -31,8 +34,11 @@ pub mod grants;
 pub mod hardening;
 pub mod identity;
 pub mod index;
+pub mod metric_definitions;
 pub mod name;
 pub mod operations;
 pub mod pki;
 pub mod plaintext;
 pub mod seal;
+pub mod server;
+pub mod telemetry;

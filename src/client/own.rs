@@ -165,6 +165,7 @@ fn refusal(code: ErrorCode, message: String) -> ClientError {
         ErrorCode::Denied => ClientError::Denied(message),
         ErrorCode::InvalidRequest
         | ErrorCode::MethodNotAllowed
+        | ErrorCode::TooSlow
         | ErrorCode::Conflict
         | ErrorCode::TooLarge
         | ErrorCode::UnknownHost => ClientError::Invalid(message),

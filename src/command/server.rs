@@ -1,8 +1,11 @@
 //! `conclave server`: one node.
 
 use super::{Failure, config::Source};
+use crate::server::{self, ConfigSource, RunError};
 use clap::Args;
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
+use std::time::Duration;
+use tokio::runtime::Runtime;
 
 /// Runs a node until it is told to stop (SIGTERM, SIGINT). SIGHUP reads certificates, grants and the
 /// seal key again.
@@ -20,8 +23,19 @@ impl Server {
         if let Some(parent) = self.exit_with_parent {
             exit_with_parent(parent)?;
         }
-        let _ = self.source;
-        Err(Failure::Other("the server is not assembled yet".into()))
+        let overrides = self.source.overrides();
+        let source = ConfigSource {
+            path: self.source.file,
+            overrides,
+        };
+        let runtime = Runtime::new().map_err(|error| Failure::Other(error.to_string()))?;
+        let result = runtime.block_on(server::run(source));
+        // Whatever still blocks a thread must not keep a stopped node's process alive.
+        runtime.shutdown_timeout(Duration::from_secs(1));
+        result.map_err(|error| match error {
+            RunError::Configuration { .. } => Failure::Invalid(error.to_string()),
+            _ => Failure::Other(error.to_string()),
+        })
     }
 }
 

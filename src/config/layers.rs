@@ -1,6 +1,6 @@
 //! Reads the file and lays environment and flags over it.
 
-use super::{Config, LimitsSection};
+use super::Config;
 use serde::de::DeserializeOwned;
 use std::{
     fmt, fs,
@@ -159,6 +159,7 @@ pub(super) fn line_at(text: &str, offset: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::LimitsSection;
     use proptest::prelude::*;
 
     const FILE: &str = "node_name = \"a\"\ndata_dir = \"data\"\n\n[api]\nlisten = \"127.0.0.1:0\"\n";

@@ -44,6 +44,7 @@ pub(super) fn disclose(
     let disclosures_left = version.disclosures_left.map(|left| left.saturating_sub(1));
     let disclosed = Disclosed {
         secret: id,
+        name: secret.name.clone(),
         version: number,
         active: secret.active == Some(number),
         made_ms: version.made_ms,

@@ -49,6 +49,8 @@ pub enum ErrorCode {
     NotFound,
     /// 405: the route takes another method.
     MethodNotAllowed,
+    /// 408: the request body was sent too slowly.
+    TooSlow,
     /// 409: the present state of the cluster refuses this; the message says what to do.
     Conflict,
     /// 413: too large.
@@ -375,6 +377,7 @@ impl ErrorCode {
             Self::Denied => 403,
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
+            Self::TooSlow => 408,
             Self::Conflict => 409,
             Self::TooLarge => 413,
             Self::UnknownHost => 421,

@@ -1,0 +1,219 @@
+//! Every metric of this crate: name, unit and help, in one place. No label names a secret or a
+//! person.
+
+use crate::identity::Unidentified;
+use hyper::StatusCode;
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use std::time::Duration;
+
+const REQUESTS: &str = "conclave_requests_total";
+const REQUEST_SECONDS: &str = "conclave_request_seconds";
+const UNIDENTIFIED: &str = "conclave_unidentified_callers_total";
+const OPEN_CONNECTIONS: &str = "conclave_open_connections";
+const REFUSED_CONNECTIONS: &str = "conclave_refused_connections_total";
+const SEALED: &str = "conclave_sealed";
+const KEY_TERM: &str = "conclave_seal_key_term";
+const GRANTS_DIGEST: &str = "conclave_grants_digest";
+const GRANTS_LOAD_ERROR: &str = "conclave_grants_load_error";
+const RELOADS: &str = "conclave_reloads_total";
+const RELOAD_ERRORS: &str = "conclave_reload_errors_total";
+const LEADER: &str = "conclave_leader";
+const HAS_LEADER: &str = "conclave_has_leader";
+const TERM: &str = "conclave_term";
+const OUT_OF_SPACE: &str = "conclave_out_of_space";
+const INFO: &str = "conclave_build_info";
+
+/// Seconds, from what a read takes to what a deadline allows.
+const SECONDS_BUCKETS: [f64; 14] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+/// Bytes, from a small command to the largest batch.
+const BYTES_BUCKETS: [f64; 9] = [
+    256.0,
+    1024.0,
+    4096.0,
+    16384.0,
+    65536.0,
+    262_144.0,
+    1_048_576.0,
+    4_194_304.0,
+    16_777_216.0,
+];
+/// Counts, as of commands in a batch.
+const COUNT_BUCKETS: [f64; 11] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
+
+/// Installs the exporter for this process, with buckets for every histogram by its unit.
+pub fn install() -> Result<PrometheusHandle, BuildError> {
+    let handle = PrometheusBuilder::new()
+        .set_buckets(&COUNT_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Suffix("_bytes".to_owned()), &BYTES_BUCKETS)?
+        .install_recorder()?;
+    describe();
+    gauge!(INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    Ok(handle)
+}
+
+fn describe() {
+    describe_counter!(REQUESTS, Unit::Count, "Requests by API, action and outcome");
+    describe_histogram!(
+        REQUEST_SECONDS,
+        Unit::Seconds,
+        "Time from a request's headers to its answer"
+    );
+    describe_counter!(
+        UNIDENTIFIED,
+        Unit::Count,
+        "Requests refused because nobody could be identified, by reason"
+    );
+    describe_gauge!(
+        OPEN_CONNECTIONS,
+        Unit::Count,
+        "Open connections of the API listener"
+    );
+    describe_counter!(
+        REFUSED_CONNECTIONS,
+        Unit::Count,
+        "Connections refused by a limit or in the TLS handshake"
+    );
+    describe_gauge!(SEALED, Unit::Count, "1 while this node has no seal key");
+    describe_gauge!(
+        KEY_TERM,
+        Unit::Count,
+        "The newest data-key term that this node knows"
+    );
+    describe_gauge!(
+        GRANTS_DIGEST,
+        Unit::Count,
+        "The first 48 bits of the digest of the grants in force; it differs where a node was left behind"
+    );
+    describe_gauge!(
+        GRANTS_LOAD_ERROR,
+        Unit::Count,
+        "1 while the last reload of grants failed"
+    );
+    describe_counter!(RELOADS, Unit::Count, "Reloads asked for by SIGHUP");
+    describe_counter!(
+        RELOAD_ERRORS,
+        Unit::Count,
+        "Reloads in which something could not be read"
+    );
+    describe_gauge!(LEADER, Unit::Count, "1 on the node that leads");
+    describe_gauge!(HAS_LEADER, Unit::Count, "1 while this node knows of a leader");
+    describe_gauge!(TERM, Unit::Count, "The present term of the log");
+    describe_gauge!(OUT_OF_SPACE, Unit::Count, "1 while the disk is below its reserve");
+    describe_gauge!(INFO, Unit::Count, "1, with the version as a label");
+}
+
+/// An open connection of the API listener, until dropped.
+pub(crate) struct OpenConnection(());
+
+impl OpenConnection {
+    pub(crate) fn count() -> Self {
+        gauge!(OPEN_CONNECTIONS).increment(1.0);
+        Self(())
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        gauge!(OPEN_CONNECTIONS).decrement(1.0);
+    }
+}
+
+pub(crate) fn count_refused_connection() {
+    counter!(REFUSED_CONNECTIONS).increment(1);
+}
+
+pub(crate) fn count_request(api: &'static str, action: &'static str, status: StatusCode, elapsed: Duration) {
+    counter!(REQUESTS, "api" => api, "action" => action, "outcome" => outcome(status)).increment(1);
+    histogram!(REQUEST_SECONDS, "api" => api, "action" => action).record(elapsed.as_secs_f64());
+}
+
+pub(crate) fn count_unidentified(reason: &Unidentified) {
+    let reason = match reason {
+        Unidentified::NoCertificate => "no_certificate",
+        Unidentified::NotOnTailnet => "not_on_tailnet",
+        Unidentified::DaemonGone { .. } => "daemon_gone",
+        Unidentified::UserspaceNetworking => "userspace_networking",
+        Unidentified::UnknownToDaemon => "unknown_to_daemon",
+        Unidentified::UnusableAnswer(_) => "unusable_answer",
+    };
+    counter!(UNIDENTIFIED, "reason" => reason).increment(1);
+}
+
+pub(crate) fn count_reload(succeeded: bool) {
+    counter!(RELOADS).increment(1);
+    if !succeeded {
+        counter!(RELOAD_ERRORS).increment(1);
+    }
+}
+
+pub(crate) fn show_grants(status: &crate::grants::GrantsStatus) {
+    let first_48_bits = status
+        .digest
+        .get(..12)
+        .and_then(|digits| u64::from_str_radix(digits, 16).ok());
+    gauge!(GRANTS_DIGEST).set(first_48_bits.unwrap_or_default() as f64);
+    gauge!(GRANTS_LOAD_ERROR).set(f64::from(u8::from(status.load_error.is_some())));
+}
+
+pub(crate) fn show_seal(status: &crate::seal::SealStatus) {
+    gauge!(SEALED).set(f64::from(u8::from(status.sealed.is_some())));
+    gauge!(KEY_TERM).set(f64::from(status.key_term.unwrap_or_default()));
+}
+
+pub(crate) fn show_node(status: &conclave_raft::node::RaftStatus) {
+    let is_leader = status.role == conclave_raft::node::Role::Leader;
+    gauge!(LEADER).set(f64::from(u8::from(is_leader)));
+    gauge!(HAS_LEADER).set(f64::from(u8::from(status.leader.is_some())));
+    gauge!(TERM).set(status.term as f64);
+    gauge!(OUT_OF_SPACE).set(f64::from(u8::from(status.out_of_space)));
+}
+
+fn outcome(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        200..=299 => "ok",
+        304 => "not_modified",
+        400 | 405 | 413 => "invalid",
+        403 => "denied",
+        404 => "not_found",
+        408 => "too_slow",
+        409 | 412 => "refused",
+        421 => "unknown_host",
+        429 => "rate_limited",
+        503 | 504 | 507 => "unavailable",
+        _ => "error",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn histograms_have_buckets() {
+        let recorder = PrometheusBuilder::new()
+            .set_buckets(&COUNT_BUCKETS)
+            .unwrap()
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BUCKETS)
+            .unwrap()
+            .build_recorder();
+        let handle = recorder.handle();
+        metrics::with_local_recorder(&recorder, || {
+            describe();
+            count_request("setec", "get", StatusCode::OK, Duration::from_millis(3));
+        });
+        let text = handle.render();
+        assert!(
+            text.contains("conclave_request_seconds_bucket{api=\"setec\",action=\"get\",le=\"0.005\"} 1"),
+            "{text}"
+        );
+        assert!(
+            text.contains("# HELP conclave_requests_total Requests by API"),
+            "{text}"
+        );
+        assert!(!text.contains("quantile"), "{text}");
+    }
+}

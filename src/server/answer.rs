@@ -1,0 +1,105 @@
+//! Responses. Their bytes are wiped once they were sent, for they may hold a value.
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{HeaderMap, Response, StatusCode, header, header::HeaderValue};
+use serde::Serialize;
+use std::time::Duration;
+use zeroize::Zeroizing;
+
+/// A response before it is one: status, headers, body, and how it is counted.
+pub struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Zeroizing<Vec<u8>>,
+}
+
+impl Answer {
+    /// JSON.
+    pub fn json(status: StatusCode, body: &impl Serialize) -> Self {
+        let mut bytes = Zeroizing::new(Vec::with_capacity(256));
+        serde_json::to_writer(&mut *bytes, body).expect("our messages always have a JSON form");
+        Self::json_bytes(status, bytes)
+    }
+
+    /// JSON that was written already, in a buffer that never moved.
+    pub fn json_bytes(status: StatusCode, body: Zeroizing<Vec<u8>>) -> Self {
+        Self::with_type(status, "application/json", body)
+    }
+
+    /// Short plain text.
+    pub fn text(status: StatusCode, message: impl AsRef<str>) -> Self {
+        let body = Zeroizing::new(format!("{}\n", message.as_ref()).into_bytes());
+        Self::with_type(status, "text/plain; charset=utf-8", body)
+    }
+
+    /// No body.
+    pub fn empty(status: StatusCode) -> Self {
+        Self {
+            status,
+            headers: HeaderMap::new(),
+            body: Zeroizing::default(),
+        }
+    }
+
+    /// Tells the caller when to try again.
+    pub fn retry_after(mut self, after: Duration) -> Self {
+        let seconds = after.as_millis().div_ceil(1000).max(1);
+        let value = HeaderValue::from_str(&seconds.to_string()).expect("digits are a header value");
+        self.headers.insert(header::RETRY_AFTER, value);
+        self
+    }
+
+    /// Its status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Its body.
+    #[cfg(test)]
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    /// Its headers.
+    #[cfg(test)]
+    pub fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    pub(super) fn into_response(self, request_id: &str) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::new(Bytes::from_owner(WipedAfterUse(self.body))));
+        *response.status_mut() = self.status;
+        *response.headers_mut() = self.headers;
+        let headers = response.headers_mut();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(
+            header::X_CONTENT_TYPE_OPTIONS,
+            HeaderValue::from_static("nosniff"),
+        );
+        if let Ok(request_id) = HeaderValue::from_str(request_id) {
+            headers.insert("x-request-id", request_id);
+        }
+        response
+    }
+
+    fn with_type(status: StatusCode, content_type: &'static str, body: Zeroizing<Vec<u8>>) -> Self {
+        let mut answer = Self {
+            status,
+            headers: HeaderMap::new(),
+            body,
+        };
+        answer
+            .headers
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        answer
+    }
+}
+
+struct WipedAfterUse(Zeroizing<Vec<u8>>);
+
+impl AsRef<[u8]> for WipedAfterUse {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}

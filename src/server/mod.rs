@@ -1,0 +1,34 @@
+//! Runs a node: listeners, limits, signals.
+//!
+//! | file               | idea                                                              |
+//! |--------------------|-------------------------------------------------------------------|
+//! | `node`             | assembles a node from its configuration and runs it               |
+//! | `signals`          | SIGHUP reloads, SIGTERM and SIGINT stop                            |
+//! | `runtime_file`     | tells which addresses and process a running node has               |
+//! | `tls`              | the API's certificates, replaced as a whole on reload              |
+//! | `listener`         | accepts connections by TLS and serves HTTP/1.1 and HTTP/2          |
+//! | `connection`       | one connection from its first byte to its last                     |
+//! | `source_limits`    | how many connections one address may have                          |
+//! | `entrance`         | what is refused before the caller is identified                    |
+//! | `call`             | one request, with what is known of its connection                  |
+//! | `answer`           | responses, whose bytes are wiped when they were sent               |
+//! | `routes`           | leads each request to its dialect, counts and times it             |
+//! | `metrics_listener` | Prometheus, in plain HTTP                                          |
+
+mod answer;
+mod call;
+mod connection;
+mod entrance;
+mod listener;
+mod metrics_listener;
+mod node;
+mod routes;
+mod runtime_file;
+mod signals;
+mod source_limits;
+mod tls;
+
+pub use answer::Answer;
+pub use call::{BodyError, Call, Edge};
+pub use node::{ConfigSource, RunError, run};
+pub use runtime_file::RuntimeFile;
