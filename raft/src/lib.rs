@@ -8,10 +8,12 @@
 //! Dependencies point one way: `conclave` (the edge) → `conclave-cluster` → this crate.
 
 pub mod codec;
+pub mod formation;
 pub mod identity;
 pub mod metric_definitions;
 pub mod node;
 pub mod runtime;
 pub mod state_machine;
 pub mod storage;
+pub mod transport;
 pub mod types;

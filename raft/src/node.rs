@@ -1,13 +1,45 @@
 //! One node of the replicated log: the facade that `conclave-cluster` builds on.
 
+mod config;
+pub(crate) mod core;
+mod endpoint;
+mod life;
+mod membership;
+mod options;
+mod status;
+
+pub use options::{RaftOptions, StartError};
+
+use self::core::Core;
 use crate::{
+    formation::messages::JoinGrant,
     identity::{ClusterId, NodeRecord, RaftId},
-    state_machine::LogPosition,
+    state_machine::{LogPosition, StateMachine},
+    transport::{
+        Target, Transport,
+        greeting::Lane,
+        messages::{Question, Reply},
+        multiplexed::LinkFault,
+    },
+    types::{CommittedLeaderId, LogTypes, Proposal, Raft},
 };
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
-use tokio::{sync::watch, time::Instant};
+use openraft::{
+    ReadPolicy,
+    errors::{ClientWriteError, LinearizableReadError, RaftError},
+    impls::ProgressResponder,
+};
+use std::{
+    collections::BTreeMap,
+    net::TcpListener,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
 
 /// Another node, as its certificate and the greeting that it sent name it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -25,6 +57,14 @@ pub struct Peer {
 pub trait PeerService: Send + Sync + 'static {
     /// Handles one request. Must be cheap to refuse; the transport bounds how many run at once.
     fn handle(self: Arc<Self>, from: Peer, request: Bytes) -> BoxFuture<'static, Bytes>;
+
+    /// A configured node whose data directory is empty asks to be let in: allocates a Raft id that
+    /// was never used, through the log, and makes it a learner under that id. The reason of a refusal
+    /// is for people; the node asks again every few seconds.
+    fn join(self: Arc<Self>, from: Peer) -> BoxFuture<'static, Result<JoinGrant, String>> {
+        let reason = format!("node {} is not let in here", from.name);
+        Box::pin(std::future::ready(Err(reason)))
+    }
 }
 
 /// What a proposal became.
@@ -45,6 +85,9 @@ pub enum ProposeError {
     /// A limit refused before anything was appended: the disk is below its reserve.
     #[error("no space: the disk is below its reserve")]
     NoSpace,
+    /// A limit refused before anything was appended: the payload is too large for an entry.
+    #[error("the proposal has {size_bytes} bytes, more than {limit_bytes}")]
+    TooLarge { size_bytes: usize, limit_bytes: usize },
     /// The entry was appended, but leadership was lost or the node stopped before it was known to
     /// be committed. It may or may not be applied later.
     #[error("the outcome is unknown: {0}")]
@@ -166,70 +209,222 @@ pub struct RaftNode {
     inner: Arc<Inner>,
 }
 
+struct Inner {
+    core: Arc<Core>,
+    transport: Arc<Transport>,
+    /// One change of membership at a time.
+    changing: tokio::sync::Mutex<()>,
+}
+
 impl RaftNode {
+    /// How many [`Self::call`]s to one node may wait at once; more fail with [`CallError::Busy`].
+    pub const CALLS_IN_FLIGHT: usize = 1024;
+
+    /// Opens the data directory and takes part from then on, over the given listener. The cluster
+    /// forms, or lets the node in, in the background; see [`Self::status`].
+    ///
+    /// [`crate::formation::set_aside_if_reverted`] is to be called before the state machine is opened.
+    ///
+    /// # Errors
+    /// What cannot be used, by name: a file, a directory of another cluster or node, certificates.
+    pub async fn start(
+        options: RaftOptions,
+        listener: TcpListener,
+        state_machine: Arc<dyn StateMachine>,
+        service: Arc<dyn PeerService>,
+    ) -> Result<Self, StartError> {
+        let (core, transport) = life::start(options, listener, state_machine, service).await?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                core,
+                transport,
+                changing: tokio::sync::Mutex::default(),
+            }),
+        })
+    }
+
     /// Proposes `payload` as one entry, if this node leads in exactly `term`. Resolves when the
     /// entry was applied here. Entries of one caller are appended in the order of the calls.
     ///
     /// # Errors
     /// [`ProposeError::Unknown`] means that the entry may still be applied.
-    pub async fn propose(&self, _term: u64, _payload: Bytes) -> Result<Applied, ProposeError> {
-        todo!()
+    pub async fn propose(&self, term: u64, payload: Bytes) -> Result<Applied, ProposeError> {
+        let core = &self.inner.core;
+        if payload.len() > RaftOptions::PROPOSAL_LIMIT_BYTES {
+            return Err(ProposeError::TooLarge {
+                size_bytes: payload.len(),
+                limit_bytes: RaftOptions::PROPOSAL_LIMIT_BYTES,
+            });
+        }
+        let class = (core.options.classify)(&payload);
+        if !core.space.admits(class) {
+            return Err(ProposeError::NoSpace);
+        }
+        let raft = self.raft()?;
+        let (responder, completed) = ProgressResponder::<LogTypes, _>::complete_only();
+        // openraft checks the leader's term and appends in one step.
+        raft.write(Proposal(payload))
+            .with_leader(CommittedLeaderId::new(term))
+            .responder(responder)
+            .await
+            .map_err(|error| ProposeError::Unknown(error.to_string()))?;
+        match completed.await {
+            Ok(Ok(written)) => Ok(Applied {
+                position: written.log_id.into(),
+                response: written.data.0,
+            }),
+            Ok(Err(ClientWriteError::ForwardToLeader(forward))) => Err(ProposeError::NotLeader {
+                leader: forward.leader_id.map(RaftId),
+            }),
+            Ok(Err(error)) => Err(ProposeError::Unknown(error.to_string())),
+            Err(_) => Err(ProposeError::Unknown("the node stopped".into())),
+        }
     }
 
     /// On the leader: confirms with a quorum, by messages sent after this call, that it still
     /// leads, and returns the index that every read that starts now must have applied. No lease.
-    pub async fn read_index(&self, _deadline: Instant) -> Result<u64, ProposeError> {
-        todo!()
+    ///
+    /// # Errors
+    /// [`ProposeError::NotLeader`] when it does not lead, or no quorum confirms it in time.
+    pub async fn read_index(&self, deadline: Instant) -> Result<u64, ProposeError> {
+        let raft = self.raft()?;
+        let confirming = raft.get_read_linearizer(ReadPolicy::ReadIndex);
+        let not_confirmed = ProposeError::NotLeader { leader: None };
+        match timeout_at(deadline, confirming).await {
+            Ok(Ok(confirmed)) => Ok(confirmed.read_log_id().log_id().index),
+            Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => {
+                Err(ProposeError::NotLeader {
+                    leader: forward.leader_id.map(RaftId),
+                })
+            }
+            Ok(Err(_)) | Err(_) => Err(not_confirmed),
+        }
     }
 
     /// Waits until `index` is applied on this node. Returns false when the deadline passed first.
-    pub async fn wait_applied(&self, _index: u64, _deadline: Instant) -> bool {
-        todo!()
+    pub async fn wait_applied(&self, index: u64, deadline: Instant) -> bool {
+        let mut status = self.status();
+        let applied = status.wait_for(|status| status.applied_index >= Some(index));
+        matches!(timeout_at(deadline, applied).await, Ok(Ok(_)))
     }
 
     /// Asks another node's [`PeerService`]. At most [`Self::CALLS_IN_FLIGHT`] wait per node.
-    pub async fn call(&self, _to: RaftId, _request: Bytes, _deadline: Instant) -> Result<Bytes, CallError> {
-        todo!()
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn call(&self, to: RaftId, request: Bytes, deadline: Instant) -> Result<Bytes, CallError> {
+        let record = self.inner.core.member(to);
+        let Some(record) = record else {
+            return Err(CallError::Unreachable {
+                to: to.to_string(),
+                reason: "no member has this id".into(),
+            });
+        };
+        let target = Target {
+            name: record.name.clone(),
+            address: record.address,
+            raft_id: Some(to),
+        };
+        let to = record.name;
+        let link = self.inner.transport.link(&target, Lane::Service);
+        match link.ask(Question::Service, request, deadline).await {
+            Ok((Reply::Service, answer)) => Ok(answer),
+            Ok((Reply::Refused(refusal), _)) => Err(CallError::Unreachable {
+                to,
+                reason: refusal.to_string(),
+            }),
+            Ok(_) => Err(CallError::Unreachable {
+                to,
+                reason: "another reply than to a call".into(),
+            }),
+            Err(LinkFault::TimedOut) => Err(CallError::TimedOut { to }),
+            Err(LinkFault::Busy) => Err(CallError::Busy { to }),
+            Err(LinkFault::Unreachable(reason)) => Err(CallError::Unreachable { to, reason }),
+        }
     }
 
     /// The present state, and a notice of each change.
     pub fn status(&self) -> watch::Receiver<RaftStatus> {
-        todo!()
+        self.inner.core.status.subscribe()
     }
 
     /// Applies one change of membership and waits until it is committed. On the leader only.
+    ///
+    /// # Errors
+    /// See [`MembershipError`].
     pub async fn change_membership(
         &self,
-        _change: MembershipChange,
-        _deadline: Instant,
+        change: MembershipChange,
+        deadline: Instant,
     ) -> Result<(), MembershipError> {
-        todo!()
+        let changing = async {
+            let _one_at_a_time = self.inner.changing.lock().await;
+            membership::change(&self.inner.core, change).await
+        };
+        timeout_at(deadline, changing).await.unwrap_or_else(|_| {
+            Err(MembershipError::Unfinished(
+                "the change did not finish in time".into(),
+            ))
+        })
     }
 
     /// Hands leadership to `to`, or to the voter with the longest flushed log. Returns when another
     /// node leads.
-    pub async fn transfer_leadership(&self, _to: Option<RaftId>, _deadline: Instant) -> Result<RaftId, MembershipError> {
-        todo!()
+    ///
+    /// # Errors
+    /// See [`MembershipError`].
+    pub async fn transfer_leadership(
+        &self,
+        to: Option<RaftId>,
+        deadline: Instant,
+    ) -> Result<RaftId, MembershipError> {
+        membership::transfer(&self.inner.core, to, deadline).await
     }
 
     /// Whether this node may stand for election (a node whose clock is wrong may not).
-    pub fn set_may_lead(&self, _may_lead: bool) {
-        todo!()
+    pub fn set_may_lead(&self, may_lead: bool) {
+        let core = &self.inner.core;
+        core.may_lead.store(may_lead, Ordering::Relaxed);
+        if let Some(raft) = core.running() {
+            raft.runtime_config().elect(may_lead);
+        }
+    }
+
+    /// Reads the certificates again, for connections that are made from now on.
+    ///
+    /// # Errors
+    /// What cannot be used, by name; the old certificates stay in force.
+    pub fn reload_certificates(&self) -> Result<(), String> {
+        self.inner
+            .transport
+            .tls
+            .reload()
+            .map_err(|fault| fault.to_string())
     }
 
     /// Stops the node for good, because going on could make replicas diverge. The reason appears
     /// in the status and the log; the process is expected to exit.
-    pub fn halt(&self, _reason: String) {
-        todo!()
+    pub fn halt(&self, reason: String) {
+        self.inner.core.halt(reason);
+        self.inner.transport.cut();
     }
 
-    /// Stops: hands leadership over first when this node leads, then stops taking part.
-    pub async fn shutdown(&self, _grace: Duration) {
-        todo!()
+    /// Stops: hands leadership over first when this node leads, then stops taking part. Afterwards
+    /// the data directory may be opened again.
+    pub async fn shutdown(&self, grace: Duration) {
+        let deadline = Instant::now() + grace;
+        let leads = self.inner.core.status.borrow().role == Role::Leader;
+        if leads
+            && !grace.is_zero()
+            && let Err(error) = self.transfer_leadership(None, deadline).await
+        {
+            tracing::info!(%error, "leadership was not handed over before stopping");
+        }
+        life::stop(&self.inner.core, &self.inner.transport).await;
     }
 
-    /// How many [`Self::call`]s to one node may wait at once; more fail with [`CallError::Busy`].
-    pub const CALLS_IN_FLIGHT: usize = 1024;
+    fn raft(&self) -> Result<Raft, ProposeError> {
+        let not_leader = ProposeError::NotLeader { leader: None };
+        self.inner.core.running().ok_or(not_leader)
+    }
 }
-
-struct Inner {}

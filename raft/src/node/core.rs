@@ -1,0 +1,287 @@
+//! What a node is, shared by its facade, its transport and its tasks.
+
+use super::{Peer, PeerService, RaftStatus, options::RaftOptions};
+use crate::{
+    formation::{
+        self,
+        messages::{FormationAnswer, FormationRequest, Standing},
+    },
+    identity::{ClusterId, NodeRecord, RaftId},
+    storage::{
+        identity_store::{Identity, IdentityStore},
+        log_store::LogStore,
+        snapshot_store::{SnapshotData, SnapshotStore},
+        space::{self, SpaceGate, SpaceLevel},
+        state_machine_adapter::StateMachineThread,
+    },
+    transport::{
+        acknowledged::{Acknowledged, Durable},
+        host::{Endpoint, Host},
+        sending_snapshot::off_thread,
+    },
+    types::{LogTypes, Raft},
+};
+use futures::future::BoxFuture;
+use openraft::raft::AppendEntriesRequest;
+use std::{
+    collections::HashMap,
+    io,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+use tokio::sync::watch;
+
+/// A node's shared state.
+pub(crate) struct Core {
+    /// As it was started.
+    pub options: RaftOptions,
+    /// Held while the identity takes a step.
+    pub forming: tokio::sync::Mutex<()>,
+    /// What is published.
+    pub status: watch::Sender<RaftStatus>,
+    /// Whether it may stand for election.
+    pub may_lead: AtomicBool,
+    /// Free space.
+    pub space: SpaceGate,
+    identity: watch::Sender<Identity>,
+    raft: watch::Sender<Option<Raft>>,
+    /// What holds the disk open; given up when the node stops.
+    opened: Mutex<Option<Opened>>,
+    peers_out_of_space: Mutex<HashMap<RaftId, bool>>,
+}
+
+/// What a running node holds on to.
+#[derive(Clone)]
+pub(crate) struct Opened {
+    pub identity_store: IdentityStore,
+    pub log: LogStore,
+    pub snapshots: SnapshotStore,
+    pub machine: StateMachineThread,
+    pub service: Arc<dyn PeerService>,
+}
+
+impl Core {
+    pub fn new(options: RaftOptions, identity: Identity, opened: Opened, space: SpaceGate) -> Arc<Self> {
+        Arc::new(Self {
+            options,
+            forming: tokio::sync::Mutex::default(),
+            status: watch::Sender::default(),
+            may_lead: AtomicBool::new(true),
+            space,
+            identity: watch::Sender::new(identity),
+            raft: watch::Sender::default(),
+            opened: Mutex::new(Some(opened)),
+            peers_out_of_space: Mutex::default(),
+        })
+    }
+
+    /// Who the data directory is now.
+    pub fn identity(&self) -> Identity {
+        self.identity.borrow().clone()
+    }
+
+    /// Hears of each step of the identity.
+    pub fn watch_identity(&self) -> watch::Receiver<Identity> {
+        self.identity.subscribe()
+    }
+
+    /// Takes a step, durably.
+    pub async fn become_identity(&self, next: Identity) -> io::Result<()> {
+        let store = self.opened()?.identity_store;
+        let saved = next.clone();
+        off_thread(move || store.save(&saved)).await?;
+        self.identity.send_replace(next);
+        Ok(())
+    }
+
+    /// openraft, once it runs.
+    pub fn running(&self) -> Option<Raft> {
+        self.raft.borrow().clone()
+    }
+
+    /// Publishes openraft.
+    pub fn set_running(&self, raft: Raft) {
+        self.raft.send_replace(Some(raft));
+    }
+
+    /// The store and the service.
+    ///
+    /// # Errors
+    /// When the node has stopped.
+    pub fn opened(&self) -> io::Result<Opened> {
+        self.locked_opened()
+            .clone()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, "the node has stopped"))
+    }
+
+    /// Lets go of the disk and of the service.
+    pub fn close(&self) {
+        self.locked_opened().take();
+    }
+
+    /// Stops taking part for good. The first reason stays.
+    pub fn halt(&self, reason: String) {
+        let first = self.status.send_if_modified(|status| {
+            let first = status.halted.is_none();
+            if first {
+                status.halted = Some(reason.clone());
+            }
+            first
+        });
+        if first {
+            tracing::error!(%reason, "this node has halted");
+            if let Some(raft) = self.running() {
+                tokio::spawn(async move { raft.shutdown().await });
+            }
+        }
+    }
+
+    /// What is known of a member: by the membership, or before one is known by the formation.
+    pub fn member(&self, raft_id: RaftId) -> Option<NodeRecord> {
+        if let Some(member) = self.status.borrow().members.get(&raft_id) {
+            return Some(member.record.clone());
+        }
+        let identity = self.identity();
+        formation::records(identity.formation()?).remove(&raft_id)
+    }
+
+    /// Whether a voter's disk was last heard to be below its reserve.
+    pub fn peer_is_out_of_space(&self, peer: RaftId) -> bool {
+        self.locked_space().get(&peer).copied().unwrap_or(false)
+    }
+
+    fn locked_space(&self) -> MutexGuard<'_, HashMap<RaftId, bool>> {
+        self.peers_out_of_space
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn locked_opened(&self) -> MutexGuard<'_, Option<Opened>> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn standing(&self) -> Standing {
+        let knows_members = !self.status.borrow().members.is_empty();
+        match self.identity() {
+            Identity::Empty | Identity::Reverted { .. } => Standing::Empty,
+            Identity::Accepted(formation) | Identity::Member(formation) => {
+                if knows_members {
+                    Standing::Formed(formation.cluster_id)
+                } else {
+                    Standing::Accepted(formation.cluster_id)
+                }
+            }
+        }
+    }
+}
+
+impl Host for Core {
+    fn name(&self) -> &str {
+        &self.options.node_name
+    }
+
+    fn address(&self) -> &str {
+        &self.options.advertise
+    }
+
+    fn incarnation(&self) -> Option<(ClusterId, RaftId)> {
+        match &*self.identity.borrow() {
+            Identity::Empty | Identity::Reverted { .. } => None,
+            Identity::Accepted(formation) | Identity::Member(formation) => {
+                Some((formation.cluster_id, formation.raft_id))
+            }
+        }
+    }
+
+    fn durable(&self) -> io::Result<Durable> {
+        let durable = self.opened()?.log.durable();
+        Ok(Durable {
+            log: durable.last.map(Into::into),
+            term: durable.vote.map_or(0, |vote| vote.leader_id.term),
+        })
+    }
+
+    fn member_name(&self, raft_id: RaftId) -> Option<String> {
+        let status = self.status.borrow();
+        Some(status.members.get(&raft_id)?.record.name.clone())
+    }
+
+    fn raft(&self) -> Option<Arc<dyn Endpoint>> {
+        let raft = self.running()?;
+        Some(Arc::new(raft))
+    }
+
+    fn service(&self) -> io::Result<Arc<dyn PeerService>> {
+        Ok(self.opened()?.service)
+    }
+
+    fn form(self: Arc<Self>, from: Peer, request: FormationRequest) -> BoxFuture<'static, FormationAnswer> {
+        Box::pin(async move {
+            match request {
+                FormationRequest::Inquire => FormationAnswer::Standing(self.standing()),
+                FormationRequest::Propose(proposal) => {
+                    match formation::consider(&self, &from, proposal).await {
+                        Ok(()) => FormationAnswer::Accepted,
+                        Err(reason) => FormationAnswer::Refused(reason),
+                    }
+                }
+                FormationRequest::Join if from.raft_id.is_some() => {
+                    FormationAnswer::Refused("a node that has a Raft id does not join".into())
+                }
+                FormationRequest::Join => match self.service() {
+                    Ok(service) => match service.join(from).await {
+                        Ok(grant) => FormationAnswer::Granted(grant),
+                        Err(reason) => FormationAnswer::Refused(reason),
+                    },
+                    Err(error) => FormationAnswer::Refused(error.to_string()),
+                },
+            }
+        })
+    }
+
+    fn reverted(self: Arc<Self>, by: &Peer, acknowledged: Acknowledged) {
+        let reason = format!(
+            "this disk is older than what node {} knows it acknowledged ({acknowledged:?}); its data is set aside \
+             at the next start, and the node joins again as a new incarnation",
+            by.name
+        );
+        tokio::spawn(async move {
+            let _one_step_at_a_time = self.forming.lock().await;
+            if let Identity::Accepted(was) | Identity::Member(was) = self.identity() {
+                let marked = Identity::Reverted {
+                    was,
+                    reason: reason.clone(),
+                };
+                if let Err(error) = self.become_identity(marked).await {
+                    tracing::error!(%error, "the reverted disk could not be marked");
+                }
+                self.halt(reason);
+            }
+        });
+    }
+
+    fn peer_out_of_space(&self, peer: RaftId, out_of_space: bool) {
+        self.locked_space().insert(peer, out_of_space);
+    }
+
+    fn out_of_space(&self) -> bool {
+        self.space.level() < SpaceLevel::Enough
+    }
+
+    fn admits(&self, append: &AppendEntriesRequest<LogTypes>) -> bool {
+        append.entries.iter().all(|entry| {
+            let class = space::class_of(&entry.payload, &self.options.classify);
+            self.space.admits(class)
+        })
+    }
+
+    fn may_lead(&self) -> bool {
+        self.may_lead.load(Ordering::Relaxed)
+    }
+
+    fn incoming(&self) -> io::Result<SnapshotData> {
+        self.opened()?.snapshots.incoming()
+    }
+}

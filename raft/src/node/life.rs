@@ -1,0 +1,241 @@
+//! A node's beginning and end: what is opened in which order, the tasks that run, and letting go.
+
+use super::{
+    PeerService,
+    config::raft_config,
+    core::{Core, Opened},
+    options::{RaftOptions, StartError},
+    status,
+};
+use crate::{
+    formation::{
+        self,
+        directory::{LOG_DIRECTORY, SNAPSHOT_DIRECTORY},
+    },
+    state_machine::{LogPosition, StateMachine},
+    storage::{
+        identity_store::{Formation, Identity, IdentityStore},
+        log_store::{BeforePurge, LogStore, LogStoreOptions},
+        rocks_engine::RocksEngine,
+        snapshot_policy,
+        snapshot_store::SnapshotStore,
+        space::{SpaceGate, probe_for},
+        state_machine_adapter::{StateMachineAdapter, StateMachineThread},
+    },
+    transport::{
+        Transport,
+        raft_network::NetworkFactory,
+        sending_snapshot::off_thread,
+        server,
+        tls::{CertifiedName, NodeTls},
+    },
+    types::Raft,
+};
+use openraft::{
+    errors::{InitializeError, RaftError},
+    storage::RaftLogStorage,
+};
+use std::{collections::BTreeMap, fs, io, net, sync::Arc, time::Duration};
+use tokio::net::TcpListener;
+
+/// How often free space is measured.
+const MEASURE_SPACE_EVERY: Duration = Duration::from_millis(500);
+
+/// Opens everything and starts the tasks.
+pub(super) async fn start(
+    options: RaftOptions,
+    listener: net::TcpListener,
+    state_machine: Arc<dyn StateMachine>,
+    service: Arc<dyn PeerService>,
+) -> Result<(Arc<Core>, Arc<Transport>), StartError> {
+    raft_config(&options)?;
+    let tls = NodeTls::load(
+        options.tls.clone(),
+        CertifiedName {
+            cluster: options.cluster_name.clone(),
+            node: options.node_name.clone(),
+        },
+    )?;
+    listener.set_nonblocking(true)?;
+    let listener = TcpListener::from_std(listener)?;
+    fs::create_dir_all(&options.data_dir)?;
+    let space = SpaceGate::new(
+        probe_for(&options.data_dir, options.free_space_file.clone()),
+        options.reserves,
+    )?;
+    let opening = options.clone();
+    let (identity, applied, opened) = off_thread(move || open(&opening, state_machine, service)).await?;
+    check(&identity, applied, opened.log.clone()).await?;
+    let core = Core::new(options, identity, opened, space.clone());
+    let transport = Transport::new(tls, Arc::clone(&core) as _);
+    status::publish_identity(&core);
+    transport.spawn(server::serve(Arc::clone(&transport), listener));
+    transport.spawn(space.keep_measuring(MEASURE_SPACE_EVERY));
+    transport.spawn(live(Arc::clone(&core), Arc::clone(&transport)));
+    Ok((core, transport))
+}
+
+/// Stops the tasks and lets go of the disk.
+pub(super) async fn stop(core: &Arc<Core>, transport: &Arc<Transport>) {
+    if let Some(raft) = core.running()
+        && let Err(error) = raft.shutdown().await
+    {
+        tracing::warn!(%error, "Raft ended badly");
+    }
+    transport.stop().await;
+    core.close();
+}
+
+fn open(
+    options: &RaftOptions,
+    state_machine: Arc<dyn StateMachine>,
+    service: Arc<dyn PeerService>,
+) -> io::Result<(Identity, Option<LogPosition>, Opened)> {
+    let engine = Arc::new(RocksEngine::open(&options.data_dir.join(LOG_DIRECTORY))?);
+    let identity_store = IdentityStore::new(engine.clone(), options.on_fatal.clone());
+    let identity = identity_store.load_for(&options.cluster_name, &options.node_name)?;
+    let applied = state_machine.applied()?.position;
+    let machine = StateMachineThread::start(state_machine)?;
+    let flushed = machine.clone();
+    let before_purge: BeforePurge = Arc::new(move |position| {
+        let machine = flushed.clone();
+        Box::pin(async move { machine.flush_to(position).await })
+    });
+    let log = LogStore::open(
+        engine,
+        LogStoreOptions {
+            sync: options.sync,
+            on_fatal: options.on_fatal.clone(),
+            before_purge,
+            ..LogStoreOptions::default()
+        },
+    )?;
+    let snapshots = SnapshotStore::open(&options.data_dir.join(SNAPSHOT_DIRECTORY))?;
+    let opened = Opened {
+        identity_store,
+        log,
+        snapshots,
+        machine,
+        service,
+    };
+    Ok((identity, applied, opened))
+}
+
+/// Refuses a directory whose parts do not belong together.
+async fn check(identity: &Identity, applied: Option<LogPosition>, mut log: LogStore) -> io::Result<()> {
+    let refuse = |reason: String| Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+    let log = log.get_log_state().await?;
+    match identity {
+        Identity::Reverted { reason, .. } => {
+            return refuse(format!(
+                "this data directory is reverted and was not set aside: {reason}"
+            ));
+        }
+        Identity::Empty if applied.is_some() || log.last_log_id.is_some() => {
+            return refuse(
+                "the data directory has no identity, but a state or a log: a part of it was lost or \
+                 another's; empty it, and the node joins again"
+                    .into(),
+            );
+        }
+        _ => {}
+    }
+    let purged = log.last_purged_log_id.map(|log_id| log_id.index);
+    if purged > applied.map(|position| position.index) {
+        return refuse(format!(
+            "the state ends at {applied:?}, but the log was purged up to {purged:?}: a part of the data directory was \
+             lost; empty it, and the node joins again"
+        ));
+    }
+    Ok(())
+}
+
+/// From an empty directory to a running Raft.
+async fn live(core: Arc<Core>, transport: Arc<Transport>) {
+    if let Err(error) = form_and_run(&core, &transport).await {
+        core.halt(format!("the node cannot take part: {error}"));
+    }
+}
+
+async fn form_and_run(core: &Arc<Core>, transport: &Arc<Transport>) -> io::Result<()> {
+    if core.identity() == Identity::Empty {
+        formation::find_cluster(core, transport).await?;
+    }
+    if let Identity::Accepted(accepted) = core.identity()
+        && accepted.proposer
+    {
+        formation::collect_acceptances(core, transport, &accepted).await;
+        // From here on a node that lost its disk joins as a new incarnation: nothing is proposed again.
+        let formed = Formation {
+            initialised: true,
+            ..accepted
+        };
+        core.become_identity(Identity::Member(formed)).await?;
+    }
+    let Some(formation) = core.identity().formation().cloned() else {
+        return Err(io::Error::other("the directory has no identity"));
+    };
+    status::publish_identity(core);
+    let raft = run(core, transport, &formation).await?;
+    if formation.proposer || matches!(core.identity(), Identity::Member(_)) {
+        initialise(&raft, &formation).await?;
+    }
+    transport.spawn(status::follow(
+        Arc::clone(core),
+        Arc::clone(transport),
+        raft.clone(),
+    ));
+    transport.spawn(super::membership::leave_full_disks(Arc::clone(core)));
+    let opened = core.opened()?;
+    transport.spawn(snapshot_policy::run(
+        raft,
+        opened.log,
+        opened.snapshots,
+        opened.machine,
+        core.options.snapshots,
+    ));
+    if let Identity::Accepted(accepted) = core.identity() {
+        // The cluster is formed once its membership arrives.
+        let mut status = core.status.subscribe();
+        let formed = status.wait_for(|status| !status.members.is_empty()).await.is_ok();
+        if formed {
+            core.become_identity(Identity::Member(accepted)).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn run(core: &Arc<Core>, transport: &Arc<Transport>, formation: &Formation) -> io::Result<Raft> {
+    let opened = core.opened()?;
+    let config = raft_config(&core.options).map_err(io::Error::other)?;
+    let network = NetworkFactory {
+        transport: Arc::clone(transport),
+    };
+    let machine = StateMachineAdapter::new(opened.machine, opened.snapshots);
+    let raft = Raft::new(formation.raft_id.0, config, network, opened.log, machine)
+        .await
+        .map_err(io::Error::other)?;
+    raft.runtime_config()
+        .elect(core.may_lead.load(std::sync::atomic::Ordering::Relaxed));
+    core.set_running(raft.clone());
+    Ok(raft)
+}
+
+/// Initialises Raft on the node that proposed the cluster; once, and again after a crash in between.
+async fn initialise(raft: &Raft, formation: &Formation) -> io::Result<()> {
+    if !(formation.proposer && formation.initialised) {
+        return Ok(());
+    }
+    let members: BTreeMap<u64, _> = formation::records(formation)
+        .into_iter()
+        .map(|(raft_id, record)| (raft_id.0, record))
+        .collect();
+    match raft.initialize(members).await {
+        Ok(()) => {
+            tracing::info!(cluster_id = %formation.cluster_id, "the cluster is formed");
+            Ok(())
+        }
+        Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+        Err(error) => Err(io::Error::other(error)),
+    }
+}

@@ -1,0 +1,249 @@
+//! Changes of membership and of leadership, on the leader.
+//!
+//! Each change is decided on one effective membership and proposed only while that is still the one
+//! and this node still leads in the same term. A change after which the voters that answer would be
+//! no quorum is refused before it is proposed.
+
+use super::{Member, MembershipChange, MembershipError, RaftStatus, Role, core::Core};
+use crate::{
+    identity::RaftId,
+    storage::space::SpaceLevel,
+    types::{CommittedLeaderId, Metrics},
+};
+use openraft::{
+    ChangeMembers, Precondition,
+    async_runtime::WatchReceiver,
+    errors::{ClientWriteError, RaftError},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// A learner that is so many entries behind, or fewer, has caught up.
+const CAUGHT_UP_ENTRIES: u64 = 256;
+
+type Changes = ChangeMembers<u64, crate::identity::NodeRecord>;
+
+/// Applies one change and waits until it is committed.
+pub(super) async fn change(core: &Arc<Core>, change: MembershipChange) -> Result<(), MembershipError> {
+    let raft = core
+        .running()
+        .ok_or(MembershipError::NotLeader { leader: None })?;
+    let metrics = raft.metrics().borrow_watched().clone();
+    let view = View::of(core, &metrics)?;
+    let Some(changes) = view.decide(change)? else {
+        return Ok(());
+    };
+    let preconditions = [
+        Precondition::CommittedLeaderId {
+            committed_leader_id: CommittedLeaderId::new(metrics.current_term),
+        },
+        Precondition::LastMembershipLogId {
+            last_membership_log_id: *metrics.membership_config.log_id(),
+        },
+    ];
+    // Dropped by its caller, the change still goes on to its second step.
+    let proposing =
+        tokio::spawn(async move { raft.change_membership_if(changes, false, preconditions).await });
+    match proposing.await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {
+            Err(MembershipError::NotLeader {
+                leader: forward.leader_id.map(RaftId),
+            })
+        }
+        Ok(Err(error)) => Err(MembershipError::Unfinished(error.to_string())),
+        Err(error) => Err(MembershipError::Unfinished(error.to_string())),
+    }
+}
+
+/// Hands leadership over and waits until another node leads.
+pub(super) async fn transfer(
+    core: &Arc<Core>,
+    to: Option<RaftId>,
+    deadline: Instant,
+) -> Result<RaftId, MembershipError> {
+    let raft = core
+        .running()
+        .ok_or(MembershipError::NotLeader { leader: None })?;
+    let mut status = core.status.subscribe();
+    loop {
+        let metrics = raft.metrics().borrow_watched().clone();
+        let view = View::of(core, &metrics)?;
+        let own = view.own;
+        if to == Some(own) {
+            return Ok(own);
+        }
+        let chosen = view.successor(core, to)?;
+        raft.trigger()
+            .transfer_leader(chosen.0)
+            .await
+            .map_err(|error| MembershipError::Unfinished(error.to_string()))?;
+        let other_leads = |status: &RaftStatus| status.leader.is_some_and(|leader| leader != own);
+        let attempt = (Instant::now() + core.options.election_timeout * 4).min(deadline);
+        match timeout_at(attempt, status.wait_for(other_leads)).await {
+            Ok(Ok(status)) => return Ok(status.leader.unwrap_or(chosen)),
+            Ok(Err(_)) => return Err(MembershipError::Unfinished("the node is stopping".into())),
+            Err(_) if Instant::now() >= deadline => {
+                return Err(MembershipError::Unfinished("no other node led in time".into()));
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// Hands leadership over while this node's disk is below its reserve and another's is not.
+pub(super) async fn leave_full_disks(core: Arc<Core>) {
+    let mut space = core.space.watch();
+    loop {
+        if space.wait_for(|level| *level < SpaceLevel::Enough).await.is_err() {
+            return;
+        }
+        let leads = core.status.borrow().role == Role::Leader;
+        if leads {
+            let deadline = Instant::now() + core.options.election_timeout * 8;
+            match transfer(&core, None, deadline).await {
+                Ok(leader) => tracing::warn!(%leader, "handed over: this node's disk is below its reserve"),
+                Err(error) => tracing::debug!(%error, "leadership cannot be handed over now"),
+            }
+        }
+        // A change of the level is heard at once; else look again whether somebody has space.
+        let _ = timeout(Duration::from_secs(1), space.changed()).await;
+    }
+}
+
+/// The membership that a decision is made on.
+struct View {
+    own: RaftId,
+    last_log_index: u64,
+    members: BTreeMap<RaftId, Member>,
+    /// A voter that was heard within so many milliseconds answers.
+    answering_ms: u64,
+}
+
+impl View {
+    fn of(core: &Core, metrics: &Metrics) -> Result<Self, MembershipError> {
+        if metrics.current_leader != Some(metrics.id) || metrics.replication.is_none() {
+            return Err(MembershipError::NotLeader {
+                leader: metrics.current_leader.map(RaftId),
+            });
+        }
+        Ok(Self {
+            own: RaftId(metrics.id),
+            last_log_index: metrics.last_log_index.unwrap_or(0),
+            members: super::status::members(metrics),
+            answering_ms: core.options.election_timeout.as_millis() as u64 * 4,
+        })
+    }
+
+    /// What is to be proposed; `None` when everything is as wanted.
+    fn decide(&self, change: MembershipChange) -> Result<Option<Changes>, MembershipError> {
+        Ok(match change {
+            MembershipChange::AddLearner { raft_id, record } => (!self.members.contains_key(&raft_id))
+                .then(|| ChangeMembers::AddNodes(BTreeMap::from([(raft_id.0, record)]))),
+            MembershipChange::Promote { raft_id } => {
+                if self.member(raft_id)?.voter {
+                    return Ok(None);
+                }
+                self.require_caught_up(raft_id)?;
+                Some(ChangeMembers::AddVoterIds(BTreeSet::from([raft_id.0])))
+            }
+            MembershipChange::Remove { raft_id } => {
+                if !self.member(raft_id)?.voter {
+                    return Ok(Some(ChangeMembers::RemoveNodes(BTreeSet::from([raft_id.0]))));
+                }
+                let remaining = self.voters().filter(|voter| *voter != raft_id).collect();
+                self.require_quorum(&remaining)?;
+                Some(ChangeMembers::RemoveVoters(BTreeSet::from([raft_id.0])))
+            }
+            MembershipChange::Replace {
+                predecessor,
+                successor,
+            } => self.replace(predecessor, successor)?,
+        })
+    }
+
+    fn replace(&self, predecessor: RaftId, successor: RaftId) -> Result<Option<Changes>, MembershipError> {
+        self.member(successor)?;
+        if !self.members.contains_key(&predecessor) {
+            // Its place was taken before, or it never had one.
+            return match self.member(successor)?.voter {
+                true => Ok(None),
+                false => Err(MembershipError::UnknownMember(predecessor)),
+            };
+        }
+        if !self.member(predecessor)?.voter {
+            return Ok(Some(ChangeMembers::RemoveNodes(BTreeSet::from([predecessor.0]))));
+        }
+        self.require_caught_up(successor)?;
+        let voters: BTreeSet<RaftId> = self
+            .voters()
+            .filter(|voter| *voter != predecessor)
+            .chain([successor])
+            .collect();
+        self.require_quorum(&voters)?;
+        // One change: at no time are there fewer voters, nor both incarnations in one quorum.
+        let voters = voters.into_iter().map(|voter| voter.0).collect();
+        Ok(Some(ChangeMembers::ReplaceAllVoters(voters)))
+    }
+
+    fn successor(&self, core: &Core, to: Option<RaftId>) -> Result<RaftId, MembershipError> {
+        if let Some(to) = to {
+            let wanted = self.member(to)?;
+            if !wanted.voter {
+                return Err(MembershipError::Unfinished(format!("member {to} does not vote")));
+            }
+            self.require_caught_up(to)?;
+            return Ok(to);
+        }
+        self.voters()
+            .filter(|voter| *voter != self.own && self.answers(*voter) && !core.peer_is_out_of_space(*voter))
+            .max_by_key(|voter| self.members[voter].matched_index)
+            .ok_or_else(|| MembershipError::Unfinished("no other voter answers".into()))
+    }
+
+    fn member(&self, raft_id: RaftId) -> Result<&Member, MembershipError> {
+        self.members
+            .get(&raft_id)
+            .ok_or(MembershipError::UnknownMember(raft_id))
+    }
+
+    fn voters(&self) -> impl Iterator<Item = RaftId> {
+        self.members
+            .iter()
+            .filter(|(_, member)| member.voter)
+            .map(|(raft_id, _)| *raft_id)
+    }
+
+    fn answers(&self, raft_id: RaftId) -> bool {
+        raft_id == self.own
+            || self
+                .members
+                .get(&raft_id)
+                .and_then(|member| member.last_acknowledged_ms)
+                .is_some_and(|ago_ms| ago_ms <= self.answering_ms)
+    }
+
+    fn require_caught_up(&self, raft_id: RaftId) -> Result<(), MembershipError> {
+        let matched = self.member(raft_id)?.matched_index;
+        let behind_entries = self.last_log_index - matched.unwrap_or(0).min(self.last_log_index);
+        if matched.is_none() || behind_entries > CAUGHT_UP_ENTRIES || !self.answers(raft_id) {
+            return Err(MembershipError::NotCaughtUp { behind_entries });
+        }
+        Ok(())
+    }
+
+    fn require_quorum(&self, voters: &BTreeSet<RaftId>) -> Result<(), MembershipError> {
+        let answering = voters.iter().filter(|voter| self.answers(**voter)).count();
+        if answering * 2 <= voters.len() {
+            return Err(MembershipError::WouldLoseQuorum(format!(
+                "of the {} voters that would remain {answering} answer: they would be no quorum",
+                voters.len()
+            )));
+        }
+        Ok(())
+    }
+}

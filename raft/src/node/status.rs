@@ -1,0 +1,132 @@
+//! What is published of a node, built from openraft's metrics.
+
+use super::{Member, RaftStatus, Role, core::Core};
+use crate::{
+    identity::RaftId,
+    storage::space::SpaceLevel,
+    transport::{Transport, host::Host},
+    types::{Metrics, Raft},
+};
+use openraft::{Instant as _, ServerState, async_runtime::WatchReceiver};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+/// Publishes the identity before Raft runs.
+pub(super) fn publish_identity(core: &Core) {
+    let incarnation = core.incarnation();
+    core.status.send_modify(|status| {
+        status.cluster_id = incarnation.map(|(cluster_id, _)| cluster_id);
+        status.raft_id = incarnation.map(|(_, raft_id)| raft_id);
+    });
+}
+
+/// Publishes every change until Raft stops.
+pub(super) async fn follow(core: Arc<Core>, transport: Arc<Transport>, raft: Raft) {
+    let mut metrics = raft.metrics();
+    let mut space = core.space.watch();
+    let mut members = Vec::new();
+    loop {
+        let present = metrics.borrow_and_update().clone();
+        let out_of_space = *space.borrow_and_update() < SpaceLevel::Enough;
+        let ended = present.running_state.as_ref().err().map(ToString::to_string);
+        publish(&core, &present, out_of_space);
+        let named: Vec<_> = present
+            .membership_config
+            .nodes()
+            .map(|(raft_id, record)| (Some(RaftId(*raft_id)), record.clone()))
+            .collect();
+        if named != members {
+            members = named;
+            // Connections to incarnations that are members no more are closed.
+            transport.retain(|target| {
+                members.iter().any(|(raft_id, record)| {
+                    *raft_id == target.raft_id
+                        && record.name == target.name
+                        && record.address == target.address
+                })
+            });
+        }
+        if let Some(reason) = ended {
+            core.halt(reason);
+            return;
+        }
+        let more = tokio::select! {
+            more = metrics.changed() => more.is_ok(),
+            more = space.changed() => more.is_ok(),
+        };
+        if !more {
+            return;
+        }
+    }
+}
+
+fn publish(core: &Core, metrics: &Metrics, out_of_space: bool) {
+    let members = members(metrics);
+    core.status.send_if_modified(|status| {
+        let next = RaftStatus {
+            cluster_id: status.cluster_id,
+            raft_id: status.raft_id,
+            role: role(metrics),
+            term: metrics.current_term,
+            leader: metrics.current_leader.map(RaftId),
+            last_log_index: metrics.last_log_index,
+            committed_index: metrics.local_committed.map(|log_id| log_id.index),
+            applied_index: metrics.last_applied.map(|log_id| log_id.index),
+            snapshot_index: metrics.snapshot.map(|log_id| log_id.index),
+            purged_index: metrics.purged.map(|log_id| log_id.index),
+            members,
+            out_of_space,
+            halted: status.halted.clone(),
+        };
+        let changed = *status != next;
+        *status = next;
+        changed
+    });
+}
+
+fn role(metrics: &Metrics) -> Role {
+    match metrics.state {
+        ServerState::Learner | ServerState::Shutdown => Role::Learner,
+        ServerState::Follower => Role::Follower,
+        ServerState::Candidate => Role::Candidate,
+        // Only an established leader leads: its vote was granted by a quorum.
+        ServerState::Leader if metrics.current_leader == Some(metrics.id) => Role::Leader,
+        ServerState::Leader => Role::Candidate,
+    }
+}
+
+pub(super) fn members(metrics: &Metrics) -> BTreeMap<RaftId, Member> {
+    let membership = metrics.membership_config.membership();
+    let voters: BTreeSet<u64> = membership.voter_ids().collect();
+    membership
+        .nodes()
+        .map(|(raft_id, record)| {
+            let own = *raft_id == metrics.id;
+            let matched = metrics
+                .replication
+                .as_ref()
+                .and_then(|matched| matched.get(raft_id));
+            let heard = metrics.heartbeat.as_ref().and_then(|heard| heard.get(raft_id));
+            let member = Member {
+                record: record.clone(),
+                voter: voters.contains(raft_id),
+                matched_index: if own && metrics.replication.is_some() {
+                    metrics.last_log_index
+                } else {
+                    matched.copied().flatten().map(|log_id| log_id.index)
+                },
+                last_acknowledged_ms: if own && metrics.heartbeat.is_some() {
+                    Some(0)
+                } else {
+                    heard
+                        .copied()
+                        .flatten()
+                        .map(|heard| heard.into_inner().elapsed().as_millis() as u64)
+                },
+            };
+            (RaftId(*raft_id), member)
+        })
+        .collect()
+}

@@ -1,0 +1,156 @@
+//! Making a connection: TCP, TLS, greeting, all within a deadline.
+
+use super::{
+    Target, Transport,
+    frame::{FrameReader, FrameWriter},
+    greeting::{Greeting, Lane, Rejection, Verdict},
+    tls::unnamed_server,
+};
+use crate::node::Peer;
+use std::{io, sync::Arc, time::Duration};
+use tokio::{
+    io::{ReadHalf, WriteHalf},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::TlsStream;
+
+/// For TCP, TLS and greeting together.
+pub(crate) const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
+/// Bytes that were sent and not acknowledged by the peer's kernel for so long end a connection.
+const TCP_UNACKNOWLEDGED: Duration = Duration::from_secs(5);
+/// Silence after which the peer's kernel is probed.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(5);
+
+/// A connection whose greeting has succeeded.
+pub(crate) struct Connection {
+    pub peer: Peer,
+    pub reader: Reader,
+    pub writer: Writer,
+}
+
+pub(crate) type Reader = FrameReader<ReadHalf<TlsStream<TcpStream>>>;
+pub(crate) type Writer = FrameWriter<WriteHalf<TlsStream<TcpStream>>>;
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectFault {
+    #[error("no connection within {} s", CONNECT_DEADLINE.as_secs())]
+    TimedOut,
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("the certificate proves node {certified:?}, not {wanted:?}")]
+    OtherNode { certified: String, wanted: String },
+    #[error("{0}")]
+    Certificate(#[from] super::tls::NameFault),
+    #[error("this node refuses {peer}: {rejection}")]
+    Refused { peer: String, rejection: Rejection },
+    #[error("{peer} refuses this node: {rejection}")]
+    RefusedBy { peer: String, rejection: Rejection },
+}
+
+/// Connects to a node.
+pub(crate) async fn dial(
+    transport: &Transport,
+    target: &Target,
+    lane: Lane,
+) -> Result<Connection, ConnectFault> {
+    timeout(CONNECT_DEADLINE, async {
+        let known = transport.acknowledged.snapshot();
+        let tcp = TcpStream::connect(&target.address).await?;
+        tune(&tcp)?;
+        let tls = transport.tls.connector().connect(unnamed_server(), tcp).await?;
+        let certified = transport.tls.peer_name(tls.get_ref().1.peer_certificates())?;
+        if certified != target.name {
+            return Err(ConnectFault::OtherNode {
+                certified,
+                wanted: target.name.clone(),
+            });
+        }
+        let (reader, writer) = tokio::io::split(TlsStream::from(tls));
+        let (mut reader, mut writer) = (FrameReader::new(reader), FrameWriter::new(writer));
+        let (theirs, _) = reader.read::<Greeting>().await?;
+        let mine = Greeting::of(&*transport.host, Some(lane), target.raft_id)?;
+        writer.write(&mine, &[]).await?;
+        let checked = theirs.check(&mine, &certified, &known, &*transport.host);
+        let peer = conclude(transport, &mut reader, &mut writer, &theirs, checked).await?;
+        Ok(Connection { peer, reader, writer })
+    })
+    .await
+    .map_err(|_| ConnectFault::TimedOut)?
+}
+
+/// Accepts a node's connection.
+pub(crate) async fn accept(
+    transport: &Transport,
+    tcp: TcpStream,
+) -> Result<(Lane, Connection), ConnectFault> {
+    timeout(CONNECT_DEADLINE, async {
+        tune(&tcp)?;
+        let tls = transport.tls.acceptor().accept(tcp).await?;
+        let certified = transport.tls.peer_name(tls.get_ref().1.peer_certificates())?;
+        let (reader, writer) = tokio::io::split(TlsStream::from(tls));
+        let (mut reader, mut writer) = (FrameReader::new(reader), FrameWriter::new(writer));
+        let known = transport.acknowledged.snapshot();
+        let mine = Greeting::of(&*transport.host, None, None)?;
+        writer.write(&mine, &[]).await?;
+        writer.flush().await?;
+        let (theirs, _) = reader.read::<Greeting>().await?;
+        let checked = theirs
+            .check(&mine, &certified, &known, &*transport.host)
+            .and_then(|peer| Ok((peer, theirs.lane.ok_or(Rejection::NoLane)?)));
+        let lane = checked.as_ref().ok().map(|(_, lane)| *lane);
+        let checked = checked.map(|(peer, _)| peer);
+        let peer = conclude(transport, &mut reader, &mut writer, &theirs, checked).await?;
+        let lane = lane.expect("a peer without a lane was refused just before");
+        Ok((lane, Connection { peer, reader, writer }))
+    })
+    .await
+    .map_err(|_| ConnectFault::TimedOut)?
+}
+
+/// Exchanges verdicts. A node that is told of its reverted disk looks for itself before it believes.
+async fn conclude(
+    transport: &Transport,
+    reader: &mut Reader,
+    writer: &mut Writer,
+    theirs: &Greeting,
+    checked: Result<Peer, Rejection>,
+) -> Result<Peer, ConnectFault> {
+    let verdict = match &checked {
+        Ok(_) => Verdict::Accepted,
+        Err(rejection) => Verdict::Refused(rejection.clone()),
+    };
+    writer.write(&verdict, &[]).await?;
+    writer.flush().await?;
+    let (heard, _) = reader.read::<Verdict>().await?;
+    let peer = checked.map_err(|rejection| ConnectFault::Refused {
+        peer: theirs.name.clone(),
+        rejection,
+    })?;
+    match heard {
+        Verdict::Accepted => Ok(peer),
+        Verdict::Refused(rejection) => {
+            if let Rejection::Reverted(acknowledged) = &rejection
+                && acknowledged.forgotten_by(&transport.host.durable()?)
+            {
+                Arc::clone(&transport.host).reverted(&peer, *acknowledged);
+            }
+            Err(ConnectFault::RefusedBy {
+                peer: peer.name,
+                rejection,
+            })
+        }
+    }
+}
+
+/// Small frames leave at once, and a peer that vanished is noticed.
+fn tune(tcp: &TcpStream) -> io::Result<()> {
+    use rustix::net::sockopt;
+    tcp.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(tcp, true)?;
+    sockopt::set_tcp_keepidle(tcp, TCP_KEEPALIVE)?;
+    sockopt::set_tcp_keepintvl(tcp, Duration::from_secs(1))?;
+    sockopt::set_tcp_user_timeout(tcp, TCP_UNACKNOWLEDGED.as_millis() as u32)?;
+    Ok(())
+}

@@ -1,0 +1,97 @@
+//! What the transport needs of the node that it serves.
+
+use super::{
+    acknowledged::{Acknowledged, Durable},
+    messages::AppendOutcome,
+};
+use crate::{
+    formation::messages::{FormationAnswer, FormationRequest},
+    identity::{ClusterId, RaftId},
+    node::{Peer, PeerService},
+    storage::snapshot_store::SnapshotData,
+    types::{LogTypes, SnapshotMeta, Vote},
+};
+use futures::{future::BoxFuture, stream::BoxStream};
+use openraft::raft::{
+    AppendEntriesRequest, StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse, VoteRequest,
+    VoteResponse,
+};
+use std::{io, sync::Arc};
+
+/// The node behind the transport.
+pub(crate) trait Host: Send + Sync + 'static {
+    /// Its configured name.
+    fn name(&self) -> &str;
+
+    /// `host:port` under which others reach it.
+    fn address(&self) -> &str;
+
+    /// The cluster and the Raft id of its data directory, once it has them.
+    fn incarnation(&self) -> Option<(ClusterId, RaftId)>;
+
+    /// What lies on its disk now.
+    fn durable(&self) -> io::Result<Durable>;
+
+    /// The name that the membership known here gives to a Raft id.
+    fn member_name(&self, raft_id: RaftId) -> Option<String>;
+
+    /// Raft, once it runs.
+    fn raft(&self) -> Option<Arc<dyn Endpoint>>;
+
+    /// Answers requests beyond Raft.
+    fn service(&self) -> io::Result<Arc<dyn PeerService>>;
+
+    /// Answers a step of formation.
+    fn form(self: Arc<Self>, from: Peer, request: FormationRequest) -> BoxFuture<'static, FormationAnswer>;
+
+    /// A peer proved that this disk has forgotten what it acknowledged.
+    fn reverted(self: Arc<Self>, by: &Peer, acknowledged: Acknowledged);
+
+    /// A peer said how its disk stands.
+    fn peer_out_of_space(&self, peer: RaftId, out_of_space: bool);
+
+    /// Whether this node's disk is below its reserve.
+    fn out_of_space(&self) -> bool;
+
+    /// Whether an append may be written now.
+    fn admits(&self, append: &AppendEntriesRequest<LogTypes>) -> bool;
+
+    /// Whether this node may stand for election.
+    fn may_lead(&self) -> bool;
+
+    /// An empty place to receive a snapshot into. Blocks on the disk.
+    fn incoming(&self) -> io::Result<SnapshotData>;
+}
+
+/// openraft, as far as messages reach it. Errors mean that it has stopped.
+pub(crate) trait Endpoint: Send + Sync + 'static {
+    fn vote(&self, request: VoteRequest<LogTypes>) -> BoxFuture<'_, Result<VoteResponse<LogTypes>, String>>;
+
+    fn pre_vote(
+        &self,
+        request: VoteRequest<LogTypes>,
+    ) -> BoxFuture<'_, Result<VoteResponse<LogTypes>, String>>;
+
+    fn transfer(
+        &self,
+        request: TransferLeaderRequest<LogTypes>,
+    ) -> BoxFuture<'_, Result<TransferLeaderResponse<LogTypes>, String>>;
+
+    fn heartbeat(
+        &self,
+        request: AppendEntriesRequest<LogTypes>,
+    ) -> BoxFuture<'_, Result<AppendOutcome, String>>;
+
+    fn append(
+        &self,
+        requests: BoxStream<'static, AppendEntriesRequest<LogTypes>>,
+    ) -> BoxStream<'static, Result<StreamAppendResult<LogTypes>, String>>;
+
+    /// Hands over a received snapshot; returns the vote of this node after it.
+    fn install(
+        &self,
+        vote: Vote,
+        meta: SnapshotMeta,
+        data: SnapshotData,
+    ) -> BoxFuture<'_, Result<Vote, String>>;
+}

@@ -1,0 +1,114 @@
+//! What travels between nodes, and over what.
+//!
+//! A pair of nodes keeps up to four connections in each direction, each mutual TLS 1.3 and each
+//! opened by a greeting in which both sides prove which incarnation of which node they are:
+//!
+//! | lane       | carries                                                       |
+//! |------------|---------------------------------------------------------------|
+//! | `Control`  | votes, heartbeats, transfers, formation: small, never delayed |
+//! | `Service`  | requests to the peer service                                  |
+//! | `Append`   | entries, pipelined, in order                                  |
+//! | `Snapshot` | one snapshot at a time, in chunks with checksums              |
+//!
+//! No message of Raft crosses a connection whose greeting did not succeed, and a peer speaks only
+//! for the Raft id that it greeted with.
+
+pub(crate) mod acknowledged;
+pub(crate) mod appending;
+pub(crate) mod connection;
+pub(crate) mod frame;
+pub(crate) mod greeting;
+pub(crate) mod host;
+pub(crate) mod messages;
+pub(crate) mod multiplexed;
+pub(crate) mod raft_network;
+pub(crate) mod receiving_snapshot;
+pub(crate) mod sending_snapshot;
+pub(crate) mod server;
+pub mod tls;
+
+use crate::identity::RaftId;
+use acknowledged::Acknowledgements;
+use greeting::Lane;
+use host::Host;
+use multiplexed::Link;
+use std::{
+    collections::HashMap,
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+};
+use tls::NodeTls;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Another node, as one wants to reach it.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Target {
+    /// Its configured name; its certificate must prove it.
+    pub name: String,
+    /// `host:port` of its cluster listener.
+    pub address: String,
+    /// The incarnation that is meant; `None` for whichever is there (formation).
+    pub raft_id: Option<RaftId>,
+}
+
+/// This node's end of every connection.
+pub(crate) struct Transport {
+    /// Certificates.
+    pub tls: NodeTls,
+    /// The node that the transport serves.
+    pub host: Arc<dyn Host>,
+    /// What peers acknowledged.
+    pub acknowledged: Acknowledgements,
+    links: Mutex<HashMap<(Target, Lane), Link>>,
+    tasks: TaskTracker,
+    stopping: CancellationToken,
+}
+
+impl Transport {
+    pub fn new(tls: NodeTls, host: Arc<dyn Host>) -> Arc<Self> {
+        Arc::new(Self {
+            tls,
+            host,
+            acknowledged: Acknowledgements::default(),
+            links: Mutex::default(),
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+        })
+    }
+
+    /// The multiplexed connection to a node; made when it is first used.
+    pub fn link(self: &Arc<Self>, target: &Target, lane: Lane) -> Link {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links
+            .entry((target.clone(), lane))
+            .or_insert_with(|| Link::start(self, target.clone(), lane))
+            .clone()
+    }
+
+    /// Closes connections to incarnations that are no longer wanted.
+    pub fn retain(&self, wanted: impl Fn(&Target) -> bool) {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links.retain(|(target, _), _| wanted(target));
+    }
+
+    /// Runs a task until it ends or the transport stops.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stopping = self.stopping.clone();
+        self.tasks.spawn(async move {
+            stopping.run_until_cancelled_owned(task).await;
+        });
+    }
+
+    /// Closes every connection and waits until nothing runs any more.
+    pub async fn stop(&self) {
+        self.stopping.cancel();
+        self.links.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Closes every connection without waiting.
+    pub fn cut(&self) {
+        self.stopping.cancel();
+    }
+}

@@ -1,0 +1,172 @@
+//! Receives a snapshot into a directory of its own, checks every chunk and the whole, syncs it, and
+//! only then hands it to Raft. Whatever fails leaves nothing behind.
+
+use super::{
+    Transport,
+    connection::Connection,
+    messages::{Refusal, SnapshotAnswer, SnapshotFrame},
+    sending_snapshot::{CHUNK_BYTES, FILES_LIMIT, SnapshotDigest, off_thread},
+};
+use crate::{
+    storage::snapshot_store::SnapshotData,
+    types::{self, LogId, SnapshotMeta, Vote},
+};
+use bytes::Bytes;
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, Write},
+    path::{Component, Path},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::time::{interval, timeout};
+
+/// For one chunk to arrive.
+const CHUNK_DEADLINE: Duration = Duration::from_secs(30);
+/// How often the sender hears that installing goes on.
+const WORKING_EVERY: Duration = Duration::from_secs(1);
+
+/// Receives one snapshot. Returns why the connection ends.
+pub(crate) async fn receive(transport: &Arc<Transport>, mut connection: Connection) -> io::Result<()> {
+    let received = receive_files(transport, &mut connection).await;
+    let answer = match received {
+        Ok(received) => install(transport, &mut connection, received).await?,
+        Err(error) => SnapshotAnswer::Refused(Refusal::Snapshot(error.to_string())),
+    };
+    connection.writer.write(&answer, &[]).await?;
+    connection.writer.flush().await
+}
+
+struct Received {
+    vote: Vote,
+    meta: SnapshotMeta,
+    data: SnapshotData,
+}
+
+async fn receive_files(transport: &Arc<Transport>, connection: &mut Connection) -> io::Result<Received> {
+    let malformed = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+    let SnapshotFrame::Begin {
+        vote,
+        last_log,
+        membership,
+        files,
+    } = next(connection).await?.0
+    else {
+        return Err(malformed("the snapshot was not announced"));
+    };
+    if connection.peer.raft_id.is_none_or(|peer| peer.0 != vote.node) {
+        return Err(malformed("the snapshot is another leader's"));
+    }
+    check_names(&files)?;
+    let membership = membership.map(|(position, bytes)| (position, Bytes::from(bytes)));
+    let meta = SnapshotMeta {
+        last_log_id: last_log.map(LogId::from),
+        last_membership: types::stored_membership(membership.as_ref()).map_err(io::Error::other)?,
+    };
+    let host = Arc::clone(&transport.host);
+    let data = off_thread(move || host.incoming()).await?;
+    proceed(connection).await?;
+    let mut digest = SnapshotDigest::default();
+    for (name, &size) in &files {
+        digest.begin_file(name, size);
+        let path = data.directory().join(name);
+        let mut file = off_thread(move || File::create_new(path)).await?;
+        let mut left = size;
+        while left > 0 {
+            let (frame, chunk) = next(connection).await?;
+            let SnapshotFrame::Chunk { checksum } = frame else {
+                return Err(malformed("a chunk is missing"));
+            };
+            if chunk.is_empty() || chunk.len() > CHUNK_BYTES || chunk.len() as u64 > left {
+                return Err(malformed("a chunk has a wrong size"));
+            }
+            if crc32c::crc32c(&chunk) != checksum {
+                return Err(malformed("a chunk is damaged"));
+            }
+            left -= chunk.len() as u64;
+            digest.update(&chunk);
+            file = off_thread(move || file.write_all(&chunk).map(|()| file)).await?;
+            proceed(connection).await?;
+        }
+        off_thread(move || file.sync_all()).await?;
+    }
+    let SnapshotFrame::End { digest: expected } = next(connection).await?.0 else {
+        return Err(malformed("the snapshot was not concluded"));
+    };
+    if digest.finish() != expected {
+        return Err(malformed("the snapshot is damaged"));
+    }
+    let synced = data.directory().to_owned();
+    off_thread(move || File::open(synced)?.sync_all()).await?;
+    Ok(Received {
+        vote: vote.into(),
+        meta,
+        data,
+    })
+}
+
+async fn install(
+    transport: &Transport,
+    connection: &mut Connection,
+    received: Received,
+) -> io::Result<SnapshotAnswer> {
+    let Some(raft) = transport.host.raft() else {
+        return Ok(SnapshotAnswer::Refused(Refusal::Unformed));
+    };
+    let installing = raft.install(received.vote, received.meta, received.data);
+    tokio::pin!(installing);
+    let mut working = interval(WORKING_EVERY);
+    loop {
+        tokio::select! {
+            installed = &mut installing => return Ok(match installed {
+                Ok(vote) => SnapshotAnswer::Done(vote.into()),
+                Err(error) => SnapshotAnswer::Refused(Refusal::Snapshot(error)),
+            }),
+            _ = working.tick() => {
+                connection.writer.write(&SnapshotAnswer::Working, &[]).await?;
+                connection.writer.flush().await?;
+            }
+        }
+    }
+}
+
+async fn next(connection: &mut Connection) -> io::Result<(SnapshotFrame, Bytes)> {
+    timeout(CHUNK_DEADLINE, connection.reader.read()).await?
+}
+
+async fn proceed(connection: &mut Connection) -> io::Result<()> {
+    connection.writer.write(&SnapshotAnswer::Continue, &[]).await?;
+    connection.writer.flush().await
+}
+
+/// Names of files that stay within the directory.
+fn check_names(files: &BTreeMap<String, u64>) -> io::Result<()> {
+    let plain = |name: &str| {
+        let mut components = Path::new(name).components();
+        matches!(components.next(), Some(Component::Normal(only)) if only == name)
+            && components.next().is_none()
+    };
+    if files.len() > FILES_LIMIT || !files.keys().all(|name| plain(name)) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the snapshot's file names are not acceptable",
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_leave_the_directory() {
+        let named = |name: &str| check_names(&BTreeMap::from([(name.to_owned(), 1)]));
+        assert!(named("CURRENT").is_ok());
+        assert!(named("000007.sst").is_ok());
+        for name in ["", "/etc/x", "../x", "a/../../x", "./x", "a/b", "x/"] {
+            assert!(named(name).is_err(), "{name:?}");
+        }
+    }
+}

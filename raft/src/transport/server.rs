@@ -1,0 +1,361 @@
+//! Answers other nodes.
+//!
+//! Each connection belongs to one greeted peer and is served according to its lane. A peer speaks
+//! only for its own Raft id: a vote, append or transfer in another's name is malformed. What waits is
+//! bounded: connections, requests of a connection, bytes of appends between reading and Raft.
+
+use super::{
+    Transport,
+    connection::{ConnectFault, Connection, Writer, accept},
+    greeting::Lane,
+    host::Endpoint,
+    messages::{Answer, Append, AppendAnswer, AppendFrame, Question, Refusal, Reply, Request, Transfer},
+    receiving_snapshot,
+};
+use crate::{
+    identity::RaftId,
+    node::Peer,
+    types::{LogId, LogTypes},
+};
+use bytes::Bytes;
+use futures::{StreamExt, stream::BoxStream};
+use openraft::raft::{AppendEntriesRequest, StreamAppendResult, TransferLeaderRequest};
+use std::{io, sync::Arc, time::Duration};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::timeout,
+};
+
+/// Connections that are served at once; nodes need four each.
+const CONNECTIONS: usize = 256;
+/// Requests of one multiplexed connection that are at work at once.
+const REQUESTS: usize = 1024;
+/// Bytes of appends of one connection between being read and being durable.
+const APPEND_BYTES: usize = 32 * 1024 * 1024;
+/// For writing one frame to a peer that does not read.
+const WRITE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Accepts connections until the transport stops.
+pub(crate) async fn serve(transport: Arc<Transport>, listener: TcpListener) {
+    let connections = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(permit) = Arc::clone(&connections).acquire_owned().await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok((tcp, from)) => {
+                let serving = Arc::clone(&transport);
+                transport.spawn(async move {
+                    let _permit = permit;
+                    match serve_connection(&serving, tcp).await {
+                        Ok(()) => {}
+                        Err(fault @ (ConnectFault::Io(_) | ConnectFault::TimedOut)) => {
+                            tracing::info!(%from, reason = %fault, "a node's connection ended");
+                        }
+                        Err(fault) => {
+                            tracing::warn!(%from, reason = %fault, "a node's connection was refused");
+                        }
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn serve_connection(transport: &Arc<Transport>, tcp: TcpStream) -> Result<(), ConnectFault> {
+    let (lane, connection) = accept(transport, tcp).await?;
+    tracing::debug!(peer = %connection.peer.name, ?lane, "a node connected");
+    let served = match lane {
+        Lane::Control | Lane::Service => serve_questions(transport, connection).await,
+        Lane::Append => serve_appends(transport, connection).await,
+        Lane::Snapshot => receiving_snapshot::receive(transport, connection).await,
+    };
+    match served {
+        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+async fn serve_questions(transport: &Arc<Transport>, connection: Connection) -> io::Result<()> {
+    let Connection {
+        peer,
+        mut reader,
+        writer,
+    } = connection;
+    let requests = Arc::new(Semaphore::new(REQUESTS));
+    let (answered, answers) = mpsc::channel(REQUESTS);
+    let read = async {
+        loop {
+            let (request, body) = reader.read::<Request>().await?;
+            let permit = Arc::clone(&requests)
+                .acquire_owned()
+                .await
+                .map_err(io::Error::other)?;
+            let (serving, peer, answered) = (Arc::clone(transport), peer.clone(), answered.clone());
+            transport.spawn(async move {
+                let (reply, body) = reply(&serving, peer, request.question, body).await;
+                let answer = Answer {
+                    id: request.id,
+                    reply,
+                };
+                // The connection may be gone.
+                let _ = answered.send((answer, body, permit)).await;
+            });
+        }
+    };
+    tokio::select! {
+        ended = read => ended,
+        ended = write_answers(writer, answers) => ended,
+    }
+}
+
+async fn write_answers(
+    mut writer: Writer,
+    mut answers: mpsc::Receiver<(Answer, Bytes, OwnedSemaphorePermit)>,
+) -> io::Result<()> {
+    while let Some(first) = answers.recv().await {
+        let mut next = Some(first);
+        while let Some((answer, body, _permit)) = next {
+            timeout(WRITE_DEADLINE, writer.write(&answer, &[body])).await??;
+            next = answers.try_recv().ok();
+        }
+        timeout(WRITE_DEADLINE, writer.flush()).await??;
+    }
+    Ok(())
+}
+
+async fn reply(transport: &Arc<Transport>, peer: Peer, question: Question, body: Bytes) -> (Reply, Bytes) {
+    let host = &transport.host;
+    match question {
+        Question::Service => {
+            return match host.service() {
+                Ok(service) => (Reply::Service, service.handle(peer, body).await),
+                Err(_) => (Reply::Refused(Refusal::Stopping), Bytes::new()),
+            };
+        }
+        Question::Formation(request) => {
+            let answer = Arc::clone(host).form(peer, request).await;
+            return (Reply::Formation(answer), Bytes::new());
+        }
+        _ => {}
+    }
+    let reply = match (peer.raft_id, host.raft()) {
+        (None, _) => Err(Refusal::NotMember),
+        (_, None) => Err(Refusal::Unformed),
+        (Some(peer), Some(raft)) => raft_reply(transport, peer, &*raft, question).await,
+    };
+    (reply.unwrap_or_else(Reply::Refused), Bytes::new())
+}
+
+async fn raft_reply(
+    transport: &Transport,
+    peer: RaftId,
+    raft: &dyn Endpoint,
+    question: Question,
+) -> Result<Reply, Refusal> {
+    let in_own_name = |node: u64| {
+        if node == peer.0 {
+            Ok(())
+        } else {
+            Err(Refusal::Malformed)
+        }
+    };
+    let stopping = |_| Refusal::Stopping;
+    Ok(match question {
+        Question::Vote(ballot) => {
+            in_own_name(ballot.vote.node)?;
+            // A candidate has stored its vote before it asks for another's.
+            transport.acknowledged.voted(peer, ballot.vote.term);
+            Reply::Vote(raft.vote(ballot.into()).await.map_err(stopping)?.into())
+        }
+        Question::PreVote(ballot) => {
+            in_own_name(ballot.vote.node)?;
+            Reply::Vote(raft.pre_vote(ballot.into()).await.map_err(stopping)?.into())
+        }
+        Question::Heartbeat(append) => {
+            in_own_name(append.vote.node)?;
+            if !append.entries.is_empty() {
+                return Err(Refusal::Malformed);
+            }
+            let request = append
+                .into_request(Bytes::new())
+                .map_err(|_| Refusal::Malformed)?;
+            let outcome = raft.heartbeat(request).await.map_err(stopping)?;
+            Reply::Heartbeat {
+                outcome,
+                out_of_space: transport.host.out_of_space(),
+            }
+        }
+        Question::TransferLeader(transfer) => {
+            in_own_name(transfer.from.node)?;
+            let to_this = transport
+                .host
+                .incarnation()
+                .is_some_and(|(_, raft_id)| raft_id.0 == transfer.to);
+            if to_this && !transport.host.may_lead() {
+                return Err(Refusal::MayNotLead);
+            }
+            let Transfer { from, to, last_log } = transfer;
+            let request = TransferLeaderRequest::new(from.into(), to, last_log.map(LogId::from));
+            let response = raft.transfer(request).await.map_err(stopping)?;
+            Reply::TransferLeader(response.map_err(Into::into))
+        }
+        Question::Service | Question::Formation(_) => return Err(Refusal::Malformed),
+    })
+}
+
+/// What the writer of an append connection has to say, in order.
+enum Outgoing {
+    /// The outcomes of a session's requests.
+    Session {
+        session: u64,
+        outcomes: BoxStream<'static, Result<StreamAppendResult<LogTypes>, String>>,
+        window: Arc<Semaphore>,
+        sizes: mpsc::UnboundedReceiver<OwnedSemaphorePermit>,
+    },
+    /// Why the session goes no further.
+    Refused { session: u64, refusal: Refusal },
+}
+
+async fn serve_appends(transport: &Arc<Transport>, connection: Connection) -> io::Result<()> {
+    let Connection {
+        peer,
+        mut reader,
+        writer,
+    } = connection;
+    let Some(peer) = peer.raft_id else {
+        return Err(io::Error::other("a node without a Raft id sends no entries"));
+    };
+    let window = Arc::new(Semaphore::new(APPEND_BYTES));
+    let (outgoing, going) = mpsc::channel(4);
+    let read = async {
+        let mut present = None::<AppendSession>;
+        loop {
+            let (AppendFrame { session, append }, body) = reader.read::<AppendFrame>().await?;
+            if append.vote.node != peer.0 {
+                return Err(io::Error::other("an append in another's name"));
+            }
+            if present.as_ref().is_none_or(|present| present.session != session) {
+                let Some(raft) = transport.host.raft() else {
+                    let refusal = Refusal::Unformed;
+                    send(&outgoing, Outgoing::Refused { session, refusal }).await?;
+                    continue;
+                };
+                let (started, outcomes) = AppendSession::start(session, &*raft, &window);
+                present = Some(started);
+                send(&outgoing, outcomes).await?;
+            }
+            let Some(open) = &mut present else { continue };
+            if let Some(refusal) = open.append(transport, append, body, &window).await? {
+                send(&outgoing, Outgoing::Refused { session, refusal }).await?;
+            }
+        }
+    };
+    tokio::select! {
+        ended = read => ended,
+        ended = write_outcomes(writer, going) => ended,
+    }
+}
+
+async fn send(outgoing: &mpsc::Sender<Outgoing>, message: Outgoing) -> io::Result<()> {
+    outgoing
+        .send(message)
+        .await
+        .map_err(|_| io::ErrorKind::BrokenPipe.into())
+}
+
+/// The requests of one session on their way to Raft.
+struct AppendSession {
+    session: u64,
+    /// `None` once the session has ended: what still comes for it is void.
+    input: Option<Input>,
+}
+
+struct Input {
+    requests: mpsc::Sender<AppendEntriesRequest<LogTypes>>,
+    sizes: mpsc::UnboundedSender<OwnedSemaphorePermit>,
+}
+
+impl AppendSession {
+    fn start(session: u64, raft: &dyn Endpoint, window: &Arc<Semaphore>) -> (Self, Outgoing) {
+        let (requests, mut requested) = mpsc::channel(1);
+        // Bounded by the window: each element holds a part of it.
+        let (sized, sizes) = mpsc::unbounded_channel();
+        let requested = futures::stream::poll_fn(move |context| requested.poll_recv(context));
+        let outcomes = raft.append(requested.boxed());
+        let input = Some(Input {
+            requests,
+            sizes: sized,
+        });
+        let outgoing = Outgoing::Session {
+            session,
+            outcomes,
+            window: Arc::clone(window),
+            sizes,
+        };
+        (Self { session, input }, outgoing)
+    }
+
+    /// Hands one request on. A refusal ends the session.
+    async fn append(
+        &mut self,
+        transport: &Transport,
+        append: Append,
+        body: Bytes,
+        window: &Arc<Semaphore>,
+    ) -> io::Result<Option<Refusal>> {
+        let Some(input) = &self.input else { return Ok(None) };
+        let bytes = body.len().clamp(1, APPEND_BYTES) as u32;
+        let request = append.into_request(body)?;
+        if !request.entries.is_empty() && !transport.host.admits(&request) {
+            self.input = None;
+            return Ok(Some(Refusal::NoSpace));
+        }
+        let permit = Arc::clone(window)
+            .acquire_many_owned(bytes)
+            .await
+            .map_err(io::Error::other)?;
+        if input.sizes.send(permit).is_err() || input.requests.send(request).await.is_err() {
+            self.input = None;
+        }
+        Ok(None)
+    }
+}
+
+async fn write_outcomes(mut writer: Writer, mut outgoing: mpsc::Receiver<Outgoing>) -> io::Result<()> {
+    while let Some(message) = outgoing.recv().await {
+        match message {
+            Outgoing::Session {
+                session,
+                mut outcomes,
+                window: _window,
+                mut sizes,
+            } => {
+                while let Some(outcome) = outcomes.next().await {
+                    // Its part of the window is free again.
+                    drop(sizes.try_recv());
+                    let outcome = outcome.map(Into::into).map_err(|_| Refusal::Stopping);
+                    write_outcome(&mut writer, AppendAnswer { session, outcome }).await?;
+                }
+            }
+            Outgoing::Refused { session, refusal } => {
+                let outcome = Err(refusal);
+                write_outcome(&mut writer, AppendAnswer { session, outcome }).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn write_outcome(writer: &mut Writer, answer: AppendAnswer) -> io::Result<()> {
+    timeout(WRITE_DEADLINE, async {
+        writer.write(&answer, &[]).await?;
+        writer.flush().await
+    })
+    .await?
+}
