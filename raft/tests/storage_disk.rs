@@ -212,6 +212,24 @@ fn manifest(directory: &Path) -> PathBuf {
 }
 
 #[tokio::test]
+async fn purged_entries_give_their_space_back() {
+    let folder = tempfile::tempdir().unwrap();
+    with_table_files(folder.path()).await;
+    let tables = || {
+        files(folder.path(), "sst")
+            .iter()
+            .map(|path| fs::metadata(path).unwrap().len())
+            .sum::<u64>()
+    };
+    let before = tables();
+    let mut store = open(folder.path()).unwrap();
+    store.purge(LogId::new_term_index(1, ENTRIES - 2)).await.unwrap();
+    store.reclaim().await.unwrap();
+    assert!(tables() < before / 10, "{} of {before} bytes are left", tables());
+    assert_eq!(entries(&mut store).await.len(), 1);
+}
+
+#[tokio::test]
 async fn a_directory_is_open_once() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path()).unwrap();

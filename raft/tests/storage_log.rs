@@ -6,7 +6,7 @@ mod storage_support;
 use bytes::Bytes;
 use conclave_raft::{
     storage::{
-        engine::{Batch, Durability, LogEngine},
+        engine::{Batch, Durability, LogEngine, Visit},
         fatal::OnFatal,
         log_store::{LogStore, LogStoreOptions},
         simulated_engine::SimulatedEngine,
@@ -60,11 +60,7 @@ impl LogEngine for GatedEngine {
         self.engine.get(key)
     }
 
-    fn scan(
-        &self,
-        keys: Range<Bytes>,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> io::Result<bool>,
-    ) -> io::Result<()> {
+    fn scan(&self, keys: Range<Bytes>, visit: &mut Visit<'_>) -> io::Result<()> {
         self.engine.scan(keys, visit)
     }
 
@@ -77,6 +73,10 @@ impl LogEngine for GatedEngine {
         }
         drop(gate);
         self.engine.write(batch, durability)
+    }
+
+    fn reclaim(&self, keys: Range<Bytes>) {
+        self.engine.reclaim(keys);
     }
 }
 

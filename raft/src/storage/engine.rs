@@ -57,6 +57,9 @@ impl Batch {
     }
 }
 
+/// Sees one pair of a scan; says whether to go on.
+pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> io::Result<bool> + 'a;
+
 /// An ordered store of byte keys; see the module's promises.
 pub trait LogEngine: Send + Sync + 'static {
     /// Where the bytes lie, for messages: a directory.
@@ -73,11 +76,7 @@ pub trait LogEngine: Send + Sync + 'static {
     ///
     /// # Errors
     /// As [`Self::get`], and whatever `visit` returns.
-    fn scan(
-        &self,
-        keys: Range<Bytes>,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> io::Result<bool>,
-    ) -> io::Result<()>;
+    fn scan(&self, keys: Range<Bytes>, visit: &mut Visit<'_>) -> io::Result<()>;
 
     /// Applies a batch.
     ///
@@ -85,4 +84,8 @@ pub trait LogEngine: Send + Sync + 'static {
     /// After a failure it is unknown what is durable: nothing more may be written, and nothing
     /// retried.
     fn write(&self, batch: Batch, durability: Durability) -> io::Result<()>;
+
+    /// Gives the space of deleted keys in the range back, where that takes work. Slow; other calls go
+    /// on meanwhile.
+    fn reclaim(&self, keys: Range<Bytes>);
 }

@@ -234,6 +234,26 @@ mod tests {
     }
 
     #[test]
+    fn golden_records() {
+        let stored = |identity: Identity| {
+            let engine = SimulatedEngine::default();
+            store(&engine).save(&identity).unwrap();
+            let bytes = engine.get(IdentityStore::KEY).unwrap().unwrap();
+            bytes[..bytes.len() - 4].to_vec()
+        };
+        let mut formation_bytes = vec![7; 16];
+        formation_bytes.extend([1, b'c', 1, b'a', 1, 1, 1, b'a', 1, 3, b'h', b':', b'1', 0, 1, 0]);
+        let record = |tag: u8| [&[1, tag][..], &formation_bytes].concat();
+        assert_eq!(stored(Identity::Accepted(formation())), record(0));
+        assert_eq!(stored(Identity::Member(formation())), record(1));
+        let reverted = Identity::Reverted {
+            was: formation(),
+            reason: "r".into(),
+        };
+        assert_eq!(stored(reverted), [&record(2)[..], &[1, b'r']].concat());
+    }
+
+    #[test]
     fn steps_only_go_forward_within_one_incarnation() {
         let engine = SimulatedEngine::default();
         let store = store(&engine);

@@ -179,6 +179,19 @@ impl LogStore {
         None
     }
 
+    /// Gives the space of purged entries back to the file system. Appends go on meanwhile.
+    ///
+    /// # Errors
+    /// The runtime is shutting down.
+    pub async fn reclaim(&self) -> io::Result<()> {
+        let Some(purged) = self.shared.lock().purged else {
+            return Ok(());
+        };
+        let shared = self.shared.clone();
+        Runtime::spawn_blocking(move || shared.engine.reclaim(entry_key(0)..entry_key(purged.index + 1)))
+            .await
+    }
+
     /// Queues an operation. `change` updates the memory in the same order in which the writer sees
     /// the operations.
     async fn queue<T>(

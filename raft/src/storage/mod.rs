@@ -14,4 +14,4 @@ pub mod snapshot_policy;
 pub mod snapshot_store;
 pub mod space;
 pub mod state_machine_adapter;
-mod write_ahead_log;
+pub mod write_ahead_log;

@@ -4,11 +4,14 @@
 //! (see [`super::write_ahead_log`]); what is damaged later is named when it is read.
 
 use super::{
-    engine::{Batch, Change, Durability, LogEngine},
+    engine::{Batch, Change, Durability, LogEngine, Visit},
     write_ahead_log,
 };
 use bytes::Bytes;
-use rocksdb::{DB, DBRecoveryMode, Direction, IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions};
+use rocksdb::{
+    CompactOptions, DB, DBRecoveryMode, Direction, IteratorMode, Options, ReadOptions, WriteBatch,
+    WriteOptions,
+};
 use std::{
     io,
     ops::Range,
@@ -49,8 +52,6 @@ fn options() -> Options {
     options.set_write_buffer_size(RocksEngine::WRITE_BUFFER_BYTES);
     // Values are ciphertext: they do not compress.
     options.set_compression_type(rocksdb::DBCompressionType::None);
-    // Entries that were purged must not stay on the disk behind a range tombstone for ever.
-    options.set_periodic_compaction_seconds(24 * 60 * 60);
     options.set_max_background_jobs(2);
     options.set_keep_log_file_num(2);
     options.set_max_log_file_size(4 * 1024 * 1024);
@@ -71,11 +72,7 @@ impl LogEngine for RocksEngine {
         Ok(value.map(Bytes::from))
     }
 
-    fn scan(
-        &self,
-        keys: Range<Bytes>,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> io::Result<bool>,
-    ) -> io::Result<()> {
+    fn scan(&self, keys: Range<Bytes>, visit: &mut Visit<'_>) -> io::Result<()> {
         let mut read = ReadOptions::default();
         read.set_iterate_upper_bound(keys.end.to_vec());
         let from = IteratorMode::From(&keys.start, Direction::Forward);
@@ -101,6 +98,14 @@ impl LogEngine for RocksEngine {
         self.database
             .write_opt(changes, &write)
             .map_err(|error| named(&self.directory, error))
+    }
+
+    /// Deleted entries lie behind a tombstone until their files are compacted.
+    fn reclaim(&self, keys: Range<Bytes>) {
+        let mut compaction = CompactOptions::default();
+        compaction.set_exclusive_manual_compaction(false);
+        self.database
+            .compact_range_opt(Some(&keys.start), Some(&keys.end), &compaction);
     }
 }
 

@@ -3,7 +3,7 @@
 //! Invariant: after [`SimulatedEngine::crash`] exactly what a synced write covered is left, and
 //! nothing can be written through the handles from before.
 
-use super::engine::{Batch, Change, Durability, LogEngine};
+use super::engine::{Batch, Change, Durability, LogEngine, Visit};
 use bytes::Bytes;
 use std::{
     collections::BTreeMap,
@@ -88,11 +88,7 @@ impl LogEngine for SimulatedEngine {
         Ok(self.lock().present.get(key).cloned())
     }
 
-    fn scan(
-        &self,
-        keys: Range<Bytes>,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> io::Result<bool>,
-    ) -> io::Result<()> {
+    fn scan(&self, keys: Range<Bytes>, visit: &mut Visit<'_>) -> io::Result<()> {
         if keys.is_empty() {
             return Ok(());
         }
@@ -133,4 +129,6 @@ impl LogEngine for SimulatedEngine {
         }
         Ok(())
     }
+
+    fn reclaim(&self, _keys: Range<Bytes>) {}
 }

@@ -54,6 +54,7 @@ pub async fn run(
     let mut last_snapshot = None;
     let mut last_change = Instant::now();
     let mut asked_for = None;
+    let mut reclaimed = None;
     loop {
         ticks.tick().await;
         let observed = {
@@ -110,6 +111,12 @@ pub async fn run(
         };
         if asked.and(purged).is_err() {
             return; // openraft has stopped
+        }
+        if observed.purged != reclaimed {
+            reclaimed = observed.purged;
+            if log.reclaim().await.is_err() {
+                return; // the runtime is shutting down
+            }
         }
     }
 }

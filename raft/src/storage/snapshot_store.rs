@@ -414,6 +414,28 @@ mod tests {
     }
 
     #[test]
+    fn golden_record() {
+        let record = CurrentRecord {
+            directory_name: "snapshot-1".into(),
+            position: LogPosition { term: 2, index: 9 },
+            membership: Some((LogPosition { term: 1, index: 3 }, Bytes::from_static(b"m"))),
+            files: vec![SnapshotFile {
+                name: "f".into(),
+                size_bytes: 5,
+                crc32c: 7,
+            }],
+        };
+        let sealed = record::seal(&record);
+        let golden = [
+            &[1, 10][..],
+            b"snapshot-1",
+            &[2, 9, 1, 1, 3, 1, b'm', 1, 1, b'f', 5, 7],
+        ]
+        .concat();
+        assert_eq!(sealed[..sealed.len() - 4], golden);
+    }
+
+    #[test]
     fn the_current_snapshot_survives_a_restart_and_leftovers_do_not() {
         let folder = tempfile::tempdir().unwrap();
         let store = SnapshotStore::open(folder.path()).unwrap();

@@ -14,12 +14,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Reads every write-ahead log in `directory`, oldest first, and cuts off a torn tail.
+/// Reads every write-ahead log in `directory`, oldest first, and cuts off a torn tail. To be called
+/// before RocksDB opens the directory, which need not exist.
 ///
 /// # Errors
 /// Names the file and the offset of damage that a later write follows; a database with tables but
 /// without any write-ahead log has lost its newest writes.
-pub(super) fn cut_torn_tail(directory: &Path) -> io::Result<()> {
+pub fn cut_torn_tail(directory: &Path) -> io::Result<()> {
     let mut torn: Option<(PathBuf, usize)> = None;
     let files = numbered_files(directory, "log")?;
     if files.is_empty() && !numbered_files(directory, "sst")?.is_empty() {
