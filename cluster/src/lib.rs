@@ -17,9 +17,14 @@
 //! | `agreement` | replicas prove that they agree: digests exchanged, scrub, verify  |
 //! | `audit`     | records in order, filtered and in pages                           |
 
+mod agreement;
 pub mod apply;
 pub mod audit;
 pub mod command;
+pub mod metric_definitions;
 pub mod model;
 pub mod node;
+mod propose;
+mod read;
 pub mod state;
+pub mod time;

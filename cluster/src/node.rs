@@ -1,18 +1,42 @@
 //! One node of the cluster: the facade that the edge builds on. It proposes commands, confirms
 //! reads, and shows the local state; where the leader is does not matter to its callers.
 
+mod joins;
+mod leadership;
+mod operations;
+pub(crate) mod peer_message;
+mod peer_service;
+mod start;
+mod status_publisher;
+mod upkeep;
+
+pub(crate) use leadership::Leadership;
+
 use crate::{
+    agreement::Scrub,
     command::{AuditRetention, Command, Outcome},
     model::SecretId,
-    state::StateView,
+    propose::Proposer,
+    read::Barriers,
+    state::{StateView, Store},
+    time::{ClockReport, LeaderClock, SystemWallClock, WallClock},
 };
 use conclave_raft::{
     identity::{ClusterId, RaftId},
-    node::RaftStatus,
+    node::{RaftNode, RaftStatus},
 };
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use joins::Joins;
+use peer_message::MemberOperation;
+use serde::{Deserialize, Serialize};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 use tokio::{
-    sync::{broadcast, watch},
+    sync::{Semaphore, broadcast, watch},
+    task::JoinSet,
     time::Instant,
 };
 
@@ -76,7 +100,7 @@ pub enum Rejoin {
 }
 
 /// A command's outcome and where it lies in the log.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Answer {
     /// The entry's index. Reads of the local state see it once [`Cluster::wait_applied`] returned.
     pub index: u64,
@@ -138,6 +162,8 @@ pub struct ClusterStatus {
     pub raft: RaftStatus,
     /// Whether the cluster was marked dev when it was made.
     pub dev: bool,
+    /// Whether this directory was a member and is none any more; it takes part in nothing.
+    pub removed: bool,
     /// The version of apply's rules that is in force.
     pub rules_version: u32,
     /// State time in milliseconds.
@@ -177,7 +203,7 @@ pub struct NodeVerification {
 }
 
 /// A digest computed by a scan beside the one that was kept while applying.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ScannedDigest {
     /// The index of the state that was scanned.
     pub index: u64,
@@ -196,91 +222,99 @@ pub struct Cluster {
 impl Cluster {
     /// Opens the data directory, starts the node and returns at once; the cluster forms or is
     /// joined in the background (see [`Self::status`]).
-    pub async fn start(_options: ClusterOptions) -> Result<Self, StartError> {
-        todo!()
+    pub async fn start(options: ClusterOptions) -> Result<Self, StartError> {
+        Self::start_with_wall_clock(options, Arc::new(SystemWallClock::from_environment())).await
+    }
+
+    /// As [`Self::start`], with a wall clock of the caller's: the seam for tests and simulation.
+    pub async fn start_with_wall_clock(
+        options: ClusterOptions,
+        wall: Arc<dyn WallClock>,
+    ) -> Result<Self, StartError> {
+        Ok(Self { inner: start::start(options, wall).await? })
     }
 
     /// Proposes a command, through the leader wherever it is, and returns its outcome. Retries with
     /// the same proposal id until the deadline; the command is applied at most once.
-    pub async fn propose(&self, _command: Command, _deadline: Instant) -> Result<Answer, ProposeError> {
-        todo!()
+    pub async fn propose(&self, command: Command, deadline: Instant) -> Result<Answer, ProposeError> {
+        self.inner.proposer.propose(&command, deadline).await
     }
 
     /// Linearizable read: returns once everything committed before the call is applied here.
-    pub async fn read_barrier(&self, _deadline: Instant) -> Result<Freshness, ProposeError> {
-        todo!()
+    pub async fn read_barrier(&self, deadline: Instant) -> Result<Freshness, ProposeError> {
+        self.inner.barriers.read(deadline).await
     }
 
     /// Bounded-staleness read: as [`Self::read_barrier`], but one confirmation serves every poll
     /// until it is older than the bound.
-    pub async fn poll_barrier(&self, _deadline: Instant) -> Result<Freshness, ProposeError> {
-        todo!()
+    pub async fn poll_barrier(&self, deadline: Instant) -> Result<Freshness, ProposeError> {
+        self.inner.barriers.poll(deadline).await
     }
 
     /// Waits until this node applied `index`. False: the deadline passed first.
-    pub async fn wait_applied(&self, _index: u64, _deadline: Instant) -> bool {
-        todo!()
+    pub async fn wait_applied(&self, index: u64, deadline: Instant) -> bool {
+        self.inner.raft.wait_applied(index, deadline).await
     }
 
     /// The local state as it is now: consistent at one index, unaffected by later entries.
     pub fn view(&self) -> StateView {
-        todo!()
+        self.inner.store.view()
     }
 
     /// Changes from now on. A receiver that lags must rebuild, as for [`Change::Replaced`].
     pub fn changes(&self) -> broadcast::Receiver<Change> {
-        todo!()
+        self.inner.store.changes()
     }
 
     /// How this node stands.
     pub fn status(&self) -> watch::Receiver<ClusterStatus> {
-        todo!()
+        self.inner.status.subscribe()
     }
 
     /// The cluster's id, once formed.
     pub fn cluster_id(&self) -> Option<ClusterId> {
-        todo!()
+        self.inner.raft.status().borrow().cluster_id
     }
 
     /// Adds a configured node that waits with an empty directory as a learner.
-    pub async fn add_member(&self, _name: &str, _deadline: Instant) -> Result<RaftId, OperateError> {
-        todo!()
+    pub async fn add_member(&self, name: &str, deadline: Instant) -> Result<RaftId, OperateError> {
+        self.inner.operate(MemberOperation::Add { name: name.to_owned() }, deadline).await
     }
 
     /// Makes a learner that has caught up a voter.
-    pub async fn promote_member(&self, _raft_id: RaftId, _deadline: Instant) -> Result<(), OperateError> {
-        todo!()
+    pub async fn promote_member(&self, raft_id: RaftId, deadline: Instant) -> Result<(), OperateError> {
+        self.inner.operate(MemberOperation::Promote { raft_id }, deadline).await.map(drop)
     }
 
     /// Removes a member. Refused when what remains would lose its quorum.
-    pub async fn remove_member(&self, _raft_id: RaftId, _deadline: Instant) -> Result<(), OperateError> {
-        todo!()
+    pub async fn remove_member(&self, raft_id: RaftId, deadline: Instant) -> Result<(), OperateError> {
+        self.inner.operate(MemberOperation::Remove { raft_id }, deadline).await.map(drop)
     }
 
     /// Lets the node of this name, which waits with an empty directory, take the place of its
     /// predecessor in one change.
-    pub async fn replace_member(&self, _predecessor: RaftId, _deadline: Instant) -> Result<RaftId, OperateError> {
-        todo!()
+    pub async fn replace_member(&self, predecessor: RaftId, deadline: Instant) -> Result<RaftId, OperateError> {
+        self.inner.operate(MemberOperation::Replace { predecessor }, deadline).await
     }
 
     /// Hands leadership over, to `to` or to the voter that is furthest.
-    pub async fn transfer_leadership(&self, _to: Option<RaftId>, _deadline: Instant) -> Result<RaftId, OperateError> {
-        todo!()
+    pub async fn transfer_leadership(&self, to: Option<RaftId>, deadline: Instant) -> Result<RaftId, OperateError> {
+        self.inner.operate(MemberOperation::Transfer { to }, deadline).await
     }
 
     /// Lets every node rescan its stored state at its own pace and compares.
-    pub async fn verify(&self, _deadline: Instant) -> Result<Verification, OperateError> {
-        todo!()
+    pub async fn verify(&self, deadline: Instant) -> Result<Verification, OperateError> {
+        self.inner.verify(deadline).await
     }
 
     /// Reads certificates again. What cannot be read leaves the old ones in use.
     pub fn reload_certificates(&self) -> Result<(), String> {
-        todo!()
+        self.inner.raft.reload_certificates()
     }
 
     /// Hands leadership over, finishes what was accepted, and stops.
-    pub async fn shutdown(&self, _grace: Duration) {
-        todo!()
+    pub async fn shutdown(&self, grace: Duration) {
+        self.inner.shutdown(grace).await;
     }
 }
 
@@ -296,7 +330,7 @@ pub enum StartError {
 }
 
 /// Why an operation on the cluster was refused or failed.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum OperateError {
     /// No leader answered in time.
     #[error("no leader answered in time")]
@@ -309,4 +343,22 @@ pub enum OperateError {
     Unfinished(String),
 }
 
-struct Inner {}
+/// What a running node is made of.
+pub(crate) struct Inner {
+    options: ClusterOptions,
+    raft: RaftNode,
+    store: Arc<Store>,
+    wall: Arc<dyn WallClock>,
+    clock: Arc<LeaderClock>,
+    clock_report: watch::Sender<ClockReport>,
+    leadership: watch::Sender<Leadership>,
+    proposer: Proposer,
+    /// Bytes that may wait here on behalf of other nodes.
+    forwarded_admission: Arc<Semaphore>,
+    barriers: Barriers,
+    scrub: Arc<Scrub>,
+    joins: Joins,
+    status: watch::Sender<ClusterStatus>,
+    /// Ended when the node stops.
+    tasks: Mutex<JoinSet<()>>,
+}

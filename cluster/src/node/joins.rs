@@ -1,0 +1,216 @@
+//! Lets empty directories in. A directory gets a Raft id of its own, given out through the log and
+//! never used again; it joins as a learner, catches up, and takes its predecessor's place in one
+//! change of membership (design, section 4).
+//!
+//! The invariant: whatever is asked, one name gets a new id at most once every ten minutes, unless
+//! an operator approved it; a disk that fails again and again cannot fill the membership.
+
+use super::{Inner, ProposeError};
+use crate::{
+    command::{Command, Done, Operation, Outcome, Step},
+    metric_definitions,
+};
+use conclave_raft::{
+    identity::{NodeRecord, RaftId},
+    node::{MembershipChange, MembershipError, RaftStatus},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// How often one name may join by itself.
+const JOIN_EVERY: Duration = Duration::from_secs(600);
+
+/// How soon again a name may join whose learner never acknowledged anything: its grant was lost.
+const LOST_GRANT_AFTER: Duration = Duration::from_secs(30);
+
+/// How long the log may take for the id and for the membership.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What an empty directory that asks to join is told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Admission {
+    /// It is a learner under this id.
+    Granted(RaftId),
+    /// Not now; it asks again. Says why.
+    Wait(String),
+    /// Another node leads; it asks there.
+    NotLeader,
+}
+
+/// What this node remembers of who joined. Every node watches the membership, so that a new leader
+/// remembers as well as the old one did.
+#[derive(Default)]
+pub(super) struct Joins {
+    memory: Mutex<Memory>,
+    one_at_a_time: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct Memory {
+    known: BTreeSet<RaftId>,
+    joined: BTreeMap<String, Instant>,
+    approved: BTreeMap<String, Instant>,
+}
+
+impl Joins {
+    /// Notes who is new in the membership.
+    pub(super) fn observe(&self, status: &RaftStatus) {
+        let mut memory = self.memory();
+        let first = memory.known.is_empty();
+        for (&raft_id, member) in &status.members {
+            if memory.known.insert(raft_id) && !first {
+                memory.joined.insert(member.record.name.clone(), Instant::now());
+            }
+        }
+    }
+
+    /// Lets a name in until the deadline, however recently it joined.
+    pub(super) fn approve(&self, name: &str, until: Instant) {
+        let mut memory = self.memory();
+        memory.approved.retain(|_, until| *until > Instant::now());
+        memory.approved.insert(name.to_owned(), until);
+    }
+
+    fn may_join(&self, name: &str, status: &RaftStatus) -> Result<(), String> {
+        let memory = self.memory();
+        let now = Instant::now();
+        if memory.approved.get(name).is_some_and(|&until| now < until) {
+            return Ok(());
+        }
+        let mut incarnations = status.members.values().filter(|member| member.record.name == name).peekable();
+        if incarnations.peek().is_none() {
+            return Err(format!("{name} is no member; `conclave cluster add {name}` lets it in"));
+        }
+        // Voters' progress is left out: they do not stem from a grant that was lost.
+        let lost_grant = incarnations.any(|member| !member.voter && member.matched_index.is_none());
+        let pause = if lost_grant { LOST_GRANT_AFTER } else { JOIN_EVERY };
+        match memory.joined.get(name) {
+            Some(&joined) if now < joined + pause => Err(format!(
+                "{name} joined {} s ago and may do so again by itself after {} s; `conclave cluster replace` lets it in at once",
+                (now - joined).as_secs(),
+                pause.as_secs(),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn joined(&self, name: &str, raft_id: RaftId) {
+        let mut memory = self.memory();
+        memory.known.insert(raft_id);
+        memory.approved.remove(name);
+        memory.joined.insert(name.to_owned(), Instant::now());
+    }
+
+    fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// Answers a node with an empty directory, whose certificate names it `name`.
+    pub(super) async fn admit(&self, name: &str, address: &str) -> Admission {
+        if !self.leadership.borrow().leads_here() {
+            return Admission::NotLeader;
+        }
+        let _one = self.joins.one_at_a_time.lock().await;
+        let status = self.raft.status().borrow().clone();
+        if let Err(why) = self.joins.may_join(name, &status) {
+            return Admission::Wait(why);
+        }
+        match self.let_in(name, address, &status).await {
+            Ok(raft_id) => {
+                tracing::info!(node = name, %raft_id, "an empty directory joined as a learner");
+                metrics::counter!(metric_definitions::MEMBERS_JOINED).increment(1);
+                Admission::Granted(raft_id)
+            }
+            Err(why) => Admission::Wait(why),
+        }
+    }
+
+    async fn let_in(&self, name: &str, address: &str, status: &RaftStatus) -> Result<RaftId, String> {
+        let deadline = Instant::now() + JOIN_TIMEOUT;
+        // Learners of that name are incarnations whose directory is gone.
+        for (&raft_id, _) in status.members.iter().filter(|(_, member)| !member.voter && member.record.name == name) {
+            self.change(MembershipChange::Remove { raft_id }, deadline).await?;
+        }
+        let raft_id = self.allocate_raft_id(deadline).await.map_err(|error| error.to_string())?;
+        self.joins.joined(name, raft_id);
+        let record = NodeRecord { name: name.to_owned(), address: address.to_owned() };
+        self.change(MembershipChange::AddLearner { raft_id, record }, deadline).await?;
+        Ok(raft_id)
+    }
+
+    async fn change(&self, change: MembershipChange, deadline: Instant) -> Result<(), String> {
+        self.raft.change_membership(change, deadline).await.map_err(|error: MembershipError| error.to_string())
+    }
+
+    async fn allocate_raft_id(&self, deadline: Instant) -> Result<RaftId, ProposeError> {
+        let answer = self.proposer.propose(&upkeep(Operation::AllocateRaftId), deadline).await?;
+        match answer.outcome {
+            Outcome::Done(answers) => match answers.as_slice() {
+                [Done::RaftId(raft_id)] => Ok(RaftId(*raft_id)),
+                _ => Err(ProposeError::OutcomeUnknown),
+            },
+            Outcome::Refused { .. } => Err(ProposeError::OutcomeUnknown),
+        }
+    }
+}
+
+/// A command of the cluster's own upkeep: one step, of which no record is kept.
+pub(super) fn upkeep(operation: Operation) -> Command {
+    Command { guards: vec![], steps: vec![Step { preconditions: vec![], operation, audit: None }] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use conclave_raft::node::Member;
+
+    fn status(members: &[(u64, &str, bool, Option<u64>)]) -> RaftStatus {
+        let members = members.iter().map(|&(raft_id, name, voter, matched_index)| {
+            let record = NodeRecord { name: name.into(), address: "127.0.0.1:1".into() };
+            (RaftId(raft_id), Member { record, voter, matched_index, last_acknowledged_ms: None })
+        });
+        RaftStatus { members: members.collect(), ..RaftStatus::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_joins_by_itself_once_in_ten_minutes() {
+        let joins = Joins::default();
+        let before = status(&[(1, "a", true, None), (2, "b", true, None)]);
+        joins.observe(&before);
+        assert!(joins.may_join("b", &before).is_ok());
+        let after = status(&[(1, "a", true, None), (2, "b", true, None), (3, "b", false, Some(9))]);
+        joins.observe(&after);
+        assert!(joins.may_join("b", &after).is_err());
+        tokio::time::advance(JOIN_EVERY).await;
+        assert!(joins.may_join("b", &after).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_grant_is_given_again_sooner() {
+        let joins = Joins::default();
+        joins.observe(&status(&[(2, "b", true, None)]));
+        let after = status(&[(2, "b", true, Some(4)), (3, "b", false, None)]);
+        joins.observe(&after);
+        assert!(joins.may_join("b", &after).is_err());
+        tokio::time::advance(LOST_GRANT_AFTER).await;
+        assert!(joins.may_join("b", &after).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn strangers_wait_for_an_operator() {
+        let joins = Joins::default();
+        let members = status(&[(1, "a", true, None)]);
+        joins.observe(&members);
+        assert!(joins.may_join("d", &members).is_err());
+        joins.approve("d", Instant::now() + Duration::from_secs(5));
+        assert!(joins.may_join("d", &members).is_ok());
+        tokio::time::advance(Duration::from_secs(6)).await;
+        assert!(joins.may_join("d", &members).is_err());
+    }
+}

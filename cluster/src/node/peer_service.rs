@@ -1,0 +1,142 @@
+//! Answers what other nodes ask of this one. Refusing is cheap: a request is decoded, and whatever
+//! this node cannot answer now is [`PeerAnswer::Unready`].
+
+use super::{
+    Answer, Inner, Leadership, OperateError,
+    peer_message::{ForwardedProposal, PeerAnswer, PeerRequest},
+};
+use crate::{
+    command::{Done, Outcome, Proposal},
+    propose::{Admission, BATCH_COMMANDS, Tried},
+};
+use bytes::Bytes;
+use conclave_raft::{
+    codec,
+    identity::RaftId,
+    node::{Peer, PeerService},
+};
+use futures::{FutureExt, future::BoxFuture, future::join_all};
+use std::{
+    sync::{Arc, OnceLock, Weak},
+    time::Duration,
+};
+use tokio::time::{Instant, timeout};
+
+/// Bytes of outcomes in one answer. What is beyond is answered "unknown": the node that asked asks
+/// again with the same ids, and gets the remembered outcomes.
+const ANSWER_BYTES: usize = 16 * 1024 * 1024;
+
+/// The longest that a scan or a change of membership may be waited for.
+const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
+
+/// The service. It exists before the node that it answers for, because that node's transport needs
+/// it to start.
+#[derive(Default)]
+pub(super) struct Service {
+    node: OnceLock<Weak<Inner>>,
+}
+
+impl Service {
+    /// From here on it answers for this node.
+    pub(super) fn answer_for(&self, node: &Arc<Inner>) {
+        let _ = self.node.set(Arc::downgrade(node));
+    }
+}
+
+impl PeerService for Service {
+    fn handle(self: Arc<Self>, from: Peer, request: Bytes) -> BoxFuture<'static, Bytes> {
+        async move {
+            let answer = match self.node.get().and_then(Weak::upgrade) {
+                Some(node) => node.answer(from, &request).await,
+                None => PeerAnswer::Unready,
+            };
+            Bytes::from(codec::encode(&answer))
+        }
+        .boxed()
+    }
+}
+
+impl Inner {
+    async fn answer(self: Arc<Self>, from: Peer, request: &[u8]) -> PeerAnswer {
+        let request = match codec::decode(request) {
+            Ok(request) => request,
+            Err(error) => {
+                tracing::debug!(node = from.name, %error, "another node asked something unknown");
+                return PeerAnswer::Unready;
+            }
+        };
+        let Some(asker) = from.raft_id else { return PeerAnswer::Unready };
+        match request {
+            PeerRequest::Propose(proposals) => self.enter_for(asker, proposals).await,
+            PeerRequest::ReadIndex => match self.barriers.answer_as_leader().await {
+                Some(confirmed) => PeerAnswer::ReadIndex { index: confirmed.index, time_ms: confirmed.time_ms },
+                None => PeerAnswer::Unready,
+            },
+            PeerRequest::Clock => PeerAnswer::Clock {
+                wall_ms: self.wall.now_ms(),
+                rules_known: crate::apply::RULES_VERSION,
+                member: self.raft.status().borrow().members.contains_key(&asker),
+            },
+            PeerRequest::Digests { above_index } => match self.store.view().kept_digests() {
+                Ok(kept) => PeerAnswer::Digests(kept.into_iter().filter(|&(index, _)| index > above_index).collect()),
+                Err(error) => {
+                    self.raft.halt(format!("the kept digests cannot be read: {error}"));
+                    PeerAnswer::Unready
+                }
+            },
+            PeerRequest::Verify { timeout_ms } => {
+                let wait = Duration::from_millis(timeout_ms).min(LONGEST_WAIT);
+                match timeout(wait, self.scrub.clone().verify()).await {
+                    Ok(result) => PeerAnswer::Verified(result),
+                    Err(_) => PeerAnswer::Verified(Err("the scan did not finish in time".into())),
+                }
+            }
+            PeerRequest::Operate { operation, timeout_ms } => {
+                let deadline = Instant::now() + Duration::from_millis(timeout_ms).min(LONGEST_WAIT);
+                match self.operate_here(operation, deadline).await {
+                    Err(OperateError::NoLeader) => PeerAnswer::Unready,
+                    result => PeerAnswer::Operated(result),
+                }
+            }
+        }
+    }
+
+    async fn enter_for(&self, asker: RaftId, proposals: Vec<ForwardedProposal>) -> PeerAnswer {
+        let seen: Leadership = self.leadership.borrow().clone();
+        if !seen.leads_here() || proposals.len() > BATCH_COMMANDS {
+            return PeerAnswer::Unready;
+        }
+        let tries = proposals.into_iter().map(|ForwardedProposal { id, made_at_index, command }| async move {
+            if command.len() > self.proposer.command_limit_bytes {
+                return Tried::NotEntered;
+            }
+            let Some(admission) = Admission::take(&self.forwarded_admission, command.len()) else {
+                return Tried::Overloaded;
+            };
+            // Who proposed is what the connection's certificate says.
+            let proposal = Proposal { id, made_at_index, node: asker, command };
+            self.proposer.entries.submit(proposal, admission).tried().await
+        });
+        let mut tried = join_all(tries).await;
+        let mut bytes = 0;
+        for one in &mut tried {
+            let one_bytes = disclosed_bytes(one);
+            if bytes > 0 && bytes + one_bytes > ANSWER_BYTES {
+                *one = Tried::Unknown;
+            } else {
+                bytes += one_bytes;
+            }
+        }
+        PeerAnswer::Proposed(tried)
+    }
+}
+
+/// Only disclosures are large.
+fn disclosed_bytes(tried: &Tried) -> usize {
+    let Tried::Applied(Answer { outcome: Outcome::Done(answers), .. }) = tried else { return 0 };
+    let ciphertext_bytes = |answer: &Done| match answer {
+        Done::Disclosed(disclosed) => disclosed.value.ciphertext.len(),
+        _ => 0,
+    };
+    answers.iter().map(ciphertext_bytes).sum()
+}

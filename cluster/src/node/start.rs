@@ -1,0 +1,140 @@
+//! Starts a node and stops it.
+
+use super::{
+    ClusterOptions, ClusterStatus, Inner, Leadership, StartError, joins::Joins, leadership, peer_service::Service,
+    status_publisher, upkeep,
+};
+use crate::{
+    agreement::{DigestExchange, Scrub},
+    propose::{COMMAND_OVERHEAD_BYTES, EntryLane, ForwardLane, Proposer},
+    read::{Barriers, Confirmations},
+    state::Store,
+    time::{ClockReport, ClockWatcher, LeaderClock, WallClock},
+};
+use conclave_raft::node::{RaftNode, RaftOptions};
+use std::{
+    fs,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+
+/// Within the data directory.
+const STATE_DIRECTORY: &str = "state";
+
+pub(super) async fn start(options: ClusterOptions, wall: Arc<dyn WallClock>) -> Result<Arc<Inner>, StartError> {
+    let store = open_store(&options.data_dir).await?;
+    let service = Arc::new(Service::default());
+    let raft = RaftNode::start(raft_options(&options), store.clone(), service.clone()).await?;
+
+    let leadership = watch::Sender::new(Leadership::default());
+    let clock = Arc::new(LeaderClock::default());
+    let clock_report = watch::Sender::new(ClockReport::default());
+    let entries = Arc::new(EntryLane::new(options.batch_bytes));
+    let forwards = Arc::new(ForwardLane::new(options.batch_bytes));
+    let barriers = Barriers::start(
+        Confirmations {
+            raft: raft.clone(),
+            clock: clock.clone(),
+            store: store.clone(),
+            leadership: leadership.subscribe(),
+        },
+        options.staleness_bound,
+    );
+    let proposer = Proposer {
+        entries: entries.clone(),
+        forwards: forwards.clone(),
+        leadership: leadership.subscribe(),
+        status: raft.status(),
+        admission: Arc::new(Semaphore::new(options.proposal_queue_bytes)),
+        command_limit_bytes: options.batch_bytes.saturating_sub(COMMAND_OVERHEAD_BYTES),
+    };
+
+    let mut tasks = JoinSet::new();
+    tasks.spawn(leadership::announce(raft.status(), leadership.clone()));
+    tasks.spawn(entries.run(raft.clone(), clock.clone(), leadership.subscribe()));
+    tasks.spawn(forwards.run(raft.clone(), leadership.subscribe()));
+    let watcher = ClockWatcher {
+        raft: raft.clone(),
+        wall: wall.clone(),
+        clock: clock.clone(),
+        store: store.clone(),
+        leadership: leadership.subscribe(),
+        bound: options.clock_skew_bound,
+        rules_known: crate::apply::RULES_VERSION,
+        report: clock_report.clone(),
+    };
+    tasks.spawn(watcher.run());
+    tasks.spawn(DigestExchange { raft: raft.clone(), store: store.clone() }.run());
+    let scrub = Arc::new(Scrub::new(raft.clone(), store.clone(), options.scrub_bytes_per_s));
+    tasks.spawn(scrub.clone().run());
+
+    let node = Arc::new(Inner {
+        forwarded_admission: Arc::new(Semaphore::new(options.proposal_queue_bytes)),
+        options,
+        raft,
+        store,
+        wall,
+        clock,
+        clock_report,
+        leadership,
+        proposer,
+        barriers,
+        scrub,
+        joins: Joins::default(),
+        status: watch::Sender::new(ClusterStatus::default()),
+        tasks: Mutex::default(),
+    });
+    service.answer_for(&node);
+    let present = node
+        .present_status(node.raft.status().borrow().clone())
+        .map_err(|error| StartError::Storage(error.to_string()))?;
+    node.status.send_replace(present);
+    tasks.spawn(status_publisher::run(node.clone()));
+    tasks.spawn(upkeep::run(node.clone()));
+    let fresh = node.clone();
+    tasks.spawn(async move { fresh.barriers.keep_fresh().await });
+    *node.tasks.lock().unwrap_or_else(PoisonError::into_inner) = tasks;
+    Ok(node)
+}
+
+impl Inner {
+    /// Hands leadership over, finishes what was accepted, and stops.
+    pub(super) async fn shutdown(&self, grace: Duration) {
+        let deadline = Instant::now() + grace;
+        if self.leadership.borrow().leads_here() {
+            let handed_over = self.raft.transfer_leadership(None, deadline.min(Instant::now() + grace / 2)).await;
+            if let Err(error) = handed_over {
+                tracing::warn!(%error, "leadership was not handed over before stopping");
+            }
+        }
+        // What this node's edge was promised ends with an outcome, through the new leader.
+        while self.proposer.admission.available_permits() < self.options.proposal_queue_bytes
+            && Instant::now() < deadline
+        {
+            sleep(Duration::from_millis(5)).await;
+        }
+        self.leadership.send_modify(|last| last.stopped = true);
+        self.raft.shutdown(deadline.saturating_duration_since(Instant::now())).await;
+        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(tasks);
+    }
+}
+
+async fn open_store(data_dir: &Path) -> Result<Arc<Store>, StartError> {
+    let directory = data_dir.join(STATE_DIRECTORY);
+    let opened = tokio::task::spawn_blocking(move || {
+        fs::create_dir_all(&directory)?;
+        Store::open(&directory)
+    });
+    match opened.await {
+        Ok(Ok(store)) => Ok(Arc::new(store)),
+        Ok(Err(error)) => Err(StartError::Storage(error.to_string())),
+        Err(error) => Err(StartError::Storage(format!("opening the state broke off: {error}"))),
+    }
+}
