@@ -58,12 +58,12 @@ struct Memory {
 
 impl Joins {
     /// Notes who is new in the membership.
-    pub(super) fn observe(&self, status: &RaftStatus) {
+    pub(super) fn observe(&self, status: &RaftStatus, now: Instant) {
         let mut memory = self.memory();
         let first = memory.known.is_empty();
         for (&raft_id, member) in &status.members {
             if memory.known.insert(raft_id) && !first {
-                memory.joined.insert(member.record.name.clone(), Instant::now());
+                memory.joined.insert(member.record.name.clone(), now);
             }
         }
     }
@@ -75,9 +75,8 @@ impl Joins {
         memory.approved.insert(name.to_owned(), until);
     }
 
-    fn may_join(&self, name: &str, status: &RaftStatus) -> Result<(), String> {
+    fn may_join(&self, name: &str, status: &RaftStatus, now: Instant) -> Result<(), String> {
         let memory = self.memory();
-        let now = Instant::now();
         if memory.approved.get(name).is_some_and(|&until| now < until) {
             return Ok(());
         }
@@ -118,7 +117,7 @@ impl Inner {
         }
         let _one = self.joins.one_at_a_time.lock().await;
         let status = self.raft.status().borrow().clone();
-        if let Err(why) = self.joins.may_join(name, &status) {
+        if let Err(why) = self.joins.may_join(name, &status, Instant::now()) {
             return Admission::Wait(why);
         }
         match self.let_in(name, address, &status).await {
@@ -178,39 +177,36 @@ mod tests {
         RaftStatus { members: members.collect(), ..RaftStatus::default() }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_name_joins_by_itself_once_in_ten_minutes() {
-        let joins = Joins::default();
+    #[test]
+    fn a_name_joins_by_itself_once_in_ten_minutes() {
+        let (joins, now) = (Joins::default(), Instant::now());
         let before = status(&[(1, "a", true, None), (2, "b", true, None)]);
-        joins.observe(&before);
-        assert!(joins.may_join("b", &before).is_ok());
+        joins.observe(&before, now);
+        assert!(joins.may_join("b", &before, now).is_ok());
         let after = status(&[(1, "a", true, None), (2, "b", true, None), (3, "b", false, Some(9))]);
-        joins.observe(&after);
-        assert!(joins.may_join("b", &after).is_err());
-        tokio::time::advance(JOIN_EVERY).await;
-        assert!(joins.may_join("b", &after).is_ok());
+        joins.observe(&after, now);
+        assert!(joins.may_join("b", &after, now).is_err());
+        assert!(joins.may_join("b", &after, now + JOIN_EVERY).is_ok());
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_lost_grant_is_given_again_sooner() {
-        let joins = Joins::default();
-        joins.observe(&status(&[(2, "b", true, None)]));
+    #[test]
+    fn a_lost_grant_is_given_again_sooner() {
+        let (joins, now) = (Joins::default(), Instant::now());
+        joins.observe(&status(&[(2, "b", true, None)]), now);
         let after = status(&[(2, "b", true, Some(4)), (3, "b", false, None)]);
-        joins.observe(&after);
-        assert!(joins.may_join("b", &after).is_err());
-        tokio::time::advance(LOST_GRANT_AFTER).await;
-        assert!(joins.may_join("b", &after).is_ok());
+        joins.observe(&after, now);
+        assert!(joins.may_join("b", &after, now).is_err());
+        assert!(joins.may_join("b", &after, now + LOST_GRANT_AFTER).is_ok());
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn strangers_wait_for_an_operator() {
-        let joins = Joins::default();
+    #[test]
+    fn strangers_wait_for_an_operator() {
+        let (joins, now) = (Joins::default(), Instant::now());
         let members = status(&[(1, "a", true, None)]);
-        joins.observe(&members);
-        assert!(joins.may_join("d", &members).is_err());
-        joins.approve("d", Instant::now() + Duration::from_secs(5));
-        assert!(joins.may_join("d", &members).is_ok());
-        tokio::time::advance(Duration::from_secs(6)).await;
-        assert!(joins.may_join("d", &members).is_err());
+        joins.observe(&members, now);
+        assert!(joins.may_join("d", &members, now).is_err());
+        joins.approve("d", now + Duration::from_secs(5));
+        assert!(joins.may_join("d", &members, now).is_ok());
+        assert!(joins.may_join("d", &members, now + Duration::from_secs(6)).is_err());
     }
 }
