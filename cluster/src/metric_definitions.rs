@@ -18,32 +18,74 @@ pub const CLOCK_SKEW_SECONDS: &str = "conclave_clock_skew_seconds";
 pub const DIGESTS_COMPARED: &str = "conclave_digests_compared_total";
 pub const DIGESTS_DIFFERING: &str = "conclave_digests_differing_total";
 pub const SCRUBS: &str = "conclave_scrubs_total";
-pub const FREE_BYTES: &str = "conclave_disk_free_bytes";
 pub const AUDIT_BYTES: &str = "conclave_audit_bytes";
 pub const MEMBERS_JOINED: &str = "conclave_members_joined_total";
 
 /// Registers help and unit of each with the installed recorder.
 pub fn describe() {
     describe_counter!(PROPOSALS, Unit::Count, "Commands that this node's edge proposed");
-    describe_counter!(PROPOSALS_FORWARDED, Unit::Count, "Commands that travelled from this node to the leader");
-    describe_counter!(PROPOSAL_RETRIES, Unit::Count, "Tries of proposals after the first, with the same id");
-    describe_counter!(PROPOSALS_OVERLOADED, Unit::Count, "Commands refused because too many bytes were waiting");
+    describe_counter!(
+        PROPOSALS_FORWARDED,
+        Unit::Count,
+        "Commands that travelled from this node to the leader"
+    );
+    describe_counter!(
+        PROPOSAL_RETRIES,
+        Unit::Count,
+        "Tries of proposals after the first, with the same id"
+    );
+    describe_counter!(
+        PROPOSALS_OVERLOADED,
+        Unit::Count,
+        "Commands refused because too many bytes were waiting"
+    );
     describe_histogram!(ENTRY_COMMANDS, Unit::Count, "Commands that share one log entry");
     describe_histogram!(ENTRY_BYTES, Unit::Bytes, "Bytes of one log entry's payload");
-    describe_gauge!(ENTRIES_IN_FLIGHT, Unit::Count, "Entries proposed by this leader and not yet applied");
-    describe_gauge!(APPLY_LAG, Unit::Count, "Entries known to be committed and not yet applied here");
-    describe_counter!(READ_ROUNDS, Unit::Count, "Rounds in which a quorum confirmed this leader for reads");
-    describe_counter!(POLLS_SERVED, Unit::Count, "Polls that a confirmation within the staleness bound served");
-    describe_gauge!(STALENESS_SECONDS, Unit::Seconds, "Age of the last confirmation by a quorum");
+    describe_gauge!(
+        ENTRIES_IN_FLIGHT,
+        Unit::Count,
+        "Entries proposed by this leader and not yet applied"
+    );
+    describe_gauge!(
+        APPLY_LAG,
+        Unit::Count,
+        "Entries known to be committed and not yet applied here"
+    );
+    describe_counter!(
+        READ_ROUNDS,
+        Unit::Count,
+        "Rounds in which a quorum confirmed this leader for reads"
+    );
+    describe_counter!(
+        POLLS_SERVED,
+        Unit::Count,
+        "Polls that a confirmation within the staleness bound served"
+    );
+    describe_gauge!(
+        STALENESS_SECONDS,
+        Unit::Seconds,
+        "Age of the last confirmation by a quorum"
+    );
     describe_gauge!(
         CLOCK_SKEW_SECONDS,
         Unit::Seconds,
         "How far this node's wall clock is ahead of the voters' median"
     );
-    describe_counter!(DIGESTS_COMPARED, Unit::Count, "Digests of this node's state compared with a majority's");
-    describe_counter!(DIGESTS_DIFFERING, Unit::Count, "Digests that differed between nodes");
+    describe_counter!(
+        DIGESTS_COMPARED,
+        Unit::Count,
+        "Digests of this node's state compared with a majority's"
+    );
+    describe_counter!(
+        DIGESTS_DIFFERING,
+        Unit::Count,
+        "Digests that differed between nodes"
+    );
     describe_counter!(SCRUBS, Unit::Count, "Complete rescans of the stored state");
-    describe_gauge!(FREE_BYTES, Unit::Bytes, "Free space on the data directory's file system");
     describe_gauge!(AUDIT_BYTES, Unit::Bytes, "Bytes of audit records kept");
-    describe_counter!(MEMBERS_JOINED, Unit::Count, "Empty directories that this leader let in as learners");
+    describe_counter!(
+        MEMBERS_JOINED,
+        Unit::Count,
+        "Empty directories that this leader let in as learners"
+    );
 }

@@ -24,6 +24,7 @@ use crate::{
 use conclave_raft::{
     identity::{ClusterId, RaftId},
     node::{RaftNode, RaftStatus},
+    storage::space::SpaceProbe,
 };
 use joins::Joins;
 use peer_message::MemberOperation;
@@ -231,7 +232,9 @@ impl Cluster {
         options: ClusterOptions,
         wall: Arc<dyn WallClock>,
     ) -> Result<Self, StartError> {
-        Ok(Self { inner: start::start(options, wall).await? })
+        Ok(Self {
+            inner: start::start(options, wall).await?,
+        })
     }
 
     /// Proposes a command, through the leader wherever it is, and returns its outcome. Retries with
@@ -278,28 +281,53 @@ impl Cluster {
 
     /// Adds a configured node that waits with an empty directory as a learner.
     pub async fn add_member(&self, name: &str, deadline: Instant) -> Result<RaftId, OperateError> {
-        self.inner.operate(MemberOperation::Add { name: name.to_owned() }, deadline).await
+        self.inner
+            .operate(
+                MemberOperation::Add {
+                    name: name.to_owned(),
+                },
+                deadline,
+            )
+            .await
     }
 
     /// Makes a learner that has caught up a voter.
     pub async fn promote_member(&self, raft_id: RaftId, deadline: Instant) -> Result<(), OperateError> {
-        self.inner.operate(MemberOperation::Promote { raft_id }, deadline).await.map(drop)
+        self.inner
+            .operate(MemberOperation::Promote { raft_id }, deadline)
+            .await
+            .map(drop)
     }
 
     /// Removes a member. Refused when what remains would lose its quorum.
     pub async fn remove_member(&self, raft_id: RaftId, deadline: Instant) -> Result<(), OperateError> {
-        self.inner.operate(MemberOperation::Remove { raft_id }, deadline).await.map(drop)
+        self.inner
+            .operate(MemberOperation::Remove { raft_id }, deadline)
+            .await
+            .map(drop)
     }
 
     /// Lets the node of this name, which waits with an empty directory, take the place of its
     /// predecessor in one change.
-    pub async fn replace_member(&self, predecessor: RaftId, deadline: Instant) -> Result<RaftId, OperateError> {
-        self.inner.operate(MemberOperation::Replace { predecessor }, deadline).await
+    pub async fn replace_member(
+        &self,
+        predecessor: RaftId,
+        deadline: Instant,
+    ) -> Result<RaftId, OperateError> {
+        self.inner
+            .operate(MemberOperation::Replace { predecessor }, deadline)
+            .await
     }
 
     /// Hands leadership over, to `to` or to the voter that is furthest.
-    pub async fn transfer_leadership(&self, to: Option<RaftId>, deadline: Instant) -> Result<RaftId, OperateError> {
-        self.inner.operate(MemberOperation::Transfer { to }, deadline).await
+    pub async fn transfer_leadership(
+        &self,
+        to: Option<RaftId>,
+        deadline: Instant,
+    ) -> Result<RaftId, OperateError> {
+        self.inner
+            .operate(MemberOperation::Transfer { to }, deadline)
+            .await
     }
 
     /// Lets every node rescan its stored state at its own pace and compares.
@@ -358,6 +386,7 @@ pub(crate) struct Inner {
     barriers: Barriers,
     scrub: Arc<Scrub>,
     joins: Joins,
+    space: Arc<dyn SpaceProbe>,
     status: watch::Sender<ClusterStatus>,
     /// Ended when the node stops.
     tasks: Mutex<JoinSet<()>>,

@@ -41,13 +41,29 @@ impl DigestExchange {
     }
 
     async fn exchange(&self, agreed_up_to: &mut u64) -> Result<(), String> {
-        let kept = self.store.view().kept_digests().map_err(|error| format!("the kept digests cannot be read: {error}"))?;
-        let mine: BTreeMap<u64, Digest> = kept.into_iter().filter(|&(index, _)| index > *agreed_up_to).collect();
+        let kept = self
+            .store
+            .view()
+            .kept_digests()
+            .map_err(|error| format!("the kept digests cannot be read: {error}"))?;
+        let mine: BTreeMap<u64, Digest> = kept
+            .into_iter()
+            .filter(|&(index, _)| index > *agreed_up_to)
+            .collect();
         let status = self.raft.status().borrow().clone();
-        let (Some(me), false) = (status.raft_id, mine.is_empty()) else { return Ok(()) };
-        let voters: Vec<RaftId> =
-            status.members.iter().filter(|(_, member)| member.voter).map(|(&raft_id, _)| raft_id).collect();
-        let asked = voters.iter().filter(|&&voter| voter != me).map(|&voter| self.ask(voter, *agreed_up_to));
+        let (Some(me), false) = (status.raft_id, mine.is_empty()) else {
+            return Ok(());
+        };
+        let voters: Vec<RaftId> = status
+            .members
+            .iter()
+            .filter(|(_, member)| member.voter)
+            .map(|(&raft_id, _)| raft_id)
+            .collect();
+        let asked = voters
+            .iter()
+            .filter(|&&voter| voter != me)
+            .map(|&voter| self.ask(voter, *agreed_up_to));
         let others: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
         let verdict = judge(&mine, &others, voters.len(), voters.contains(&me));
         metrics::counter!(metric_definitions::DIGESTS_COMPARED).increment(verdict.agreed.len() as u64);
@@ -60,7 +76,9 @@ impl DigestExchange {
         }
         if let Some(index) = verdict.alone_at {
             metrics::counter!(metric_definitions::DIGESTS_DIFFERING).increment(1);
-            return Err(format!("the state at index {index} differs from that of a majority of the nodes"));
+            return Err(format!(
+                "the state at index {index} differs from that of a majority of the nodes"
+            ));
         }
         *agreed_up_to = verdict.agreed.last().copied().unwrap_or(*agreed_up_to);
         Ok(())
@@ -68,7 +86,11 @@ impl DigestExchange {
 
     async fn ask(&self, voter: RaftId, above_index: u64) -> Option<BTreeMap<u64, Digest>> {
         let request = Bytes::from(codec::encode(&PeerRequest::Digests { above_index }));
-        let answer = self.raft.call(voter, request, Instant::now() + ANSWER_TIMEOUT).await.ok()?;
+        let answer = self
+            .raft
+            .call(voter, request, Instant::now() + ANSWER_TIMEOUT)
+            .await
+            .ok()?;
         match codec::decode(&answer).ok()? {
             PeerAnswer::Digests(kept) => Some(kept.into_iter().collect()),
             _ => None,

@@ -21,7 +21,12 @@ pub(crate) struct Scrub {
 impl Scrub {
     /// A scrub that reads at most so many bytes per second.
     pub(crate) fn new(raft: RaftNode, store: Arc<Store>, bytes_per_s: u64) -> Self {
-        Self { raft, store, bytes_per_s, one_at_a_time: Mutex::new(()) }
+        Self {
+            raft,
+            store,
+            bytes_per_s,
+            one_at_a_time: Mutex::new(()),
+        }
     }
 
     /// Scrubs for as long as the node runs.

@@ -62,20 +62,37 @@ mod tests {
         assert_eq!(of_bad.alone_at, Some(512));
         assert_eq!(of_bad.agreed, [256]);
         let of_good = judge(&good, &[good.clone(), bad], 3, true);
-        assert_eq!(of_good, Verdict { agreed: vec![256, 512], ..Verdict::default() });
+        assert_eq!(
+            of_good,
+            Verdict {
+                agreed: vec![256, 512],
+                ..Verdict::default()
+            }
+        );
     }
 
     #[test]
     fn without_a_majority_nobody_is_guilty() {
         let verdict = judge(&kept(&[(256, 1)]), &[kept(&[(256, 2)])], 3, true);
-        assert_eq!(verdict, Verdict { undecided_at: Some(256), ..Verdict::default() });
+        assert_eq!(
+            verdict,
+            Verdict {
+                undecided_at: Some(256),
+                ..Verdict::default()
+            }
+        );
         let waiting = judge(&kept(&[(256, 1)]), &[kept(&[])], 3, true);
         assert_eq!(waiting, Verdict::default());
     }
 
     #[test]
     fn a_learner_is_judged_by_the_voters() {
-        let verdict = judge(&kept(&[(256, 1)]), &[kept(&[(256, 2)]), kept(&[(256, 2)])], 3, false);
+        let verdict = judge(
+            &kept(&[(256, 1)]),
+            &[kept(&[(256, 2)]), kept(&[(256, 2)])],
+            3,
+            false,
+        );
         assert_eq!(verdict.alone_at, Some(256));
     }
 }

@@ -35,13 +35,20 @@ pub(super) async fn announce(mut status: watch::Receiver<RaftStatus>, leadership
             let leading = status.role == Role::Leader;
             Leadership {
                 term: status.term,
-                leader: if leading { status.raft_id } else { status.leader.filter(|&leader| Some(leader) != status.raft_id) },
+                leader: if leading {
+                    status.raft_id
+                } else {
+                    status.leader.filter(|&leader| Some(leader) != status.raft_id)
+                },
                 leading,
                 stopped: status.halted.is_some(),
             }
         };
         leadership.send_if_modified(|before| {
-            let now = Leadership { stopped: now.stopped || before.stopped, ..now };
+            let now = Leadership {
+                stopped: now.stopped || before.stopped,
+                ..now
+            };
             let changed = *before != now;
             *before = now;
             changed

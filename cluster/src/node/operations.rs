@@ -63,7 +63,10 @@ impl Inner {
     ) -> Result<RaftId, OperateError> {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
-        let request = Bytes::from(codec::encode(&PeerRequest::Operate { operation, timeout_ms }));
+        let request = Bytes::from(codec::encode(&PeerRequest::Operate {
+            operation,
+            timeout_ms,
+        }));
         match self.raft.call(leader, request, deadline).await {
             Ok(answer) => match codec::decode(&answer) {
                 Ok(PeerAnswer::Operated(result)) => result,
@@ -89,18 +92,26 @@ impl Inner {
             MemberOperation::Add { name } => self.add(&name, deadline).await,
             MemberOperation::Promote { raft_id } => {
                 let change = MembershipChange::Promote { raft_id };
-                self.change_once_caught_up(change, deadline).await.map(|()| raft_id)
+                self.change_once_caught_up(change, deadline)
+                    .await
+                    .map(|()| raft_id)
             }
             MemberOperation::Remove { raft_id } => self.remove(raft_id, deadline).await,
             MemberOperation::Replace { predecessor } => self.replace(predecessor, deadline).await,
-            MemberOperation::Transfer { to } => {
-                self.raft.transfer_leadership(to, deadline).await.map_err(OperateError::from)
-            }
+            MemberOperation::Transfer { to } => self
+                .raft
+                .transfer_leadership(to, deadline)
+                .await
+                .map_err(OperateError::from),
         }
     }
 
     async fn add(&self, name: &str, deadline: Instant) -> Result<RaftId, OperateError> {
-        if let Some((raft_id, _)) = self.members().iter().find(|(_, member)| member.record.name == name) {
+        if let Some((raft_id, _)) = self
+            .members()
+            .iter()
+            .find(|(_, member)| member.record.name == name)
+        {
             return Err(OperateError::Refused(format!(
                 "{name} is a member already, as {raft_id}; `conclave cluster replace {raft_id}` lets an empty directory take its place"
             )));
@@ -115,18 +126,31 @@ impl Inner {
             self.raft.transfer_leadership(None, deadline).await?;
             return Err(OperateError::NoLeader);
         }
-        self.raft.change_membership(MembershipChange::Remove { raft_id }, deadline).await?;
+        self.raft
+            .change_membership(MembershipChange::Remove { raft_id }, deadline)
+            .await?;
         Ok(raft_id)
     }
 
     async fn replace(&self, predecessor: RaftId, deadline: Instant) -> Result<RaftId, OperateError> {
-        let Some(name) = self.members().get(&predecessor).map(|member| member.record.name.clone()) else {
+        let Some(name) = self
+            .members()
+            .get(&predecessor)
+            .map(|member| member.record.name.clone())
+        else {
             return Err(MembershipError::UnknownMember(predecessor).into());
         };
         self.joins.approve(&name, deadline);
         let successor = self.newcomer(&name, Some(predecessor), deadline).await?;
-        let replaced =
-            self.change_once_caught_up(MembershipChange::Replace { predecessor, successor }, deadline).await;
+        let replaced = self
+            .change_once_caught_up(
+                MembershipChange::Replace {
+                    predecessor,
+                    successor,
+                },
+                deadline,
+            )
+            .await;
         match replaced {
             // It took its place by itself meanwhile.
             Err(OperateError::Refused(_)) if self.has_replaced(predecessor, successor) => Ok(successor),
@@ -153,7 +177,12 @@ impl Inner {
                 .rfind(|&(&raft_id, member)| member.record.name == name && Some(raft_id) > predecessor)
                 .map(|(&raft_id, _)| raft_id)
         };
-        match timeout_at(deadline, status.wait_for(|status| newcomer(&status.members).is_some())).await {
+        match timeout_at(
+            deadline,
+            status.wait_for(|status| newcomer(&status.members).is_some()),
+        )
+        .await
+        {
             Ok(Ok(status)) => newcomer(&status.members).ok_or(OperateError::NoLeader),
             Ok(Err(_)) => Err(OperateError::NoLeader),
             Err(_) => Err(OperateError::Unfinished(format!(
@@ -162,11 +191,17 @@ impl Inner {
         }
     }
 
-    async fn change_once_caught_up(&self, change: MembershipChange, deadline: Instant) -> Result<(), OperateError> {
+    async fn change_once_caught_up(
+        &self,
+        change: MembershipChange,
+        deadline: Instant,
+    ) -> Result<(), OperateError> {
         loop {
             match self.raft.change_membership(change.clone(), deadline).await {
                 Ok(()) => return Ok(()),
-                Err(MembershipError::NotCaughtUp { behind_entries }) if Instant::now() + PAUSE >= deadline => {
+                Err(MembershipError::NotCaughtUp { behind_entries })
+                    if Instant::now() + PAUSE >= deadline =>
+                {
                     return Err(OperateError::Unfinished(format!(
                         "the learner is still {behind_entries} entries behind; it goes on catching up"
                     )));
@@ -185,7 +220,11 @@ impl Inner {
         }
         let mut nodes = join_all(members.iter().map(|(&raft_id, member)| async move {
             let result = self.verify_member(raft_id, deadline).await;
-            NodeVerification { raft_id, name: member.record.name.clone(), result }
+            NodeVerification {
+                raft_id,
+                name: member.record.name.clone(),
+                result,
+            }
         }))
         .await;
         accuse_minority(&mut nodes);
@@ -202,7 +241,11 @@ impl Inner {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
         let request = Bytes::from(codec::encode(&PeerRequest::Verify { timeout_ms }));
-        let answer = self.raft.call(member, request, deadline).await.map_err(|error| error.to_string())?;
+        let answer = self
+            .raft
+            .call(member, request, deadline)
+            .await
+            .map_err(|error| error.to_string())?;
         match codec::decode(&answer) {
             Ok(PeerAnswer::Verified(result)) => result,
             _ => Err("the node cannot verify now".into()),
@@ -222,7 +265,10 @@ fn accuse_minority(nodes: &mut [NodeVerification]) {
         let there: Vec<_> = scans.iter().filter(|scan| scan.index == mine.index).collect();
         let alike = there.iter().filter(|scan| scan.running == mine.running).count();
         if alike * 2 < there.len() {
-            node.result = Err(format!("its state at index {} differs from that of most nodes", mine.index));
+            node.result = Err(format!(
+                "its state at index {} differs from that of most nodes",
+                mine.index
+            ));
         }
     }
 }
@@ -248,7 +294,11 @@ mod tests {
         let node = |raft_id: u64, index, digest: u8| NodeVerification {
             raft_id: RaftId(raft_id),
             name: format!("n{raft_id}"),
-            result: Ok(ScannedDigest { index, scanned: [digest; 32], running: [digest; 32] }),
+            result: Ok(ScannedDigest {
+                index,
+                scanned: [digest; 32],
+                running: [digest; 32],
+            }),
         };
         let mut nodes = vec![node(1, 9, 1), node(2, 9, 1), node(3, 9, 2), node(4, 8, 7)];
         accuse_minority(&mut nodes);

@@ -24,7 +24,13 @@ pub(crate) enum PeerRequest {
     /// To any member: rescan your state and say what you found, within so many milliseconds.
     Verify { timeout_ms: u64 },
     /// To the leader: change the membership, within so many milliseconds.
-    Operate { operation: MemberOperation, timeout_ms: u64 },
+    Operate {
+        operation: MemberOperation,
+        timeout_ms: u64,
+    },
+    /// To the leader: let in the node of this name, whose empty directory asked the asker, to which
+    /// its certificate proved the name.
+    Admit { name: String, address: String },
 }
 
 /// An answer.
@@ -39,13 +45,19 @@ pub(crate) enum PeerAnswer {
     ReadIndex { index: u64, time_ms: u64 },
     /// The wall clock in milliseconds; the highest version of apply's rules that is known; and
     /// whether the asker's Raft id is in the membership that is in effect here.
-    Clock { wall_ms: u64, rules_known: u32, member: bool },
+    Clock {
+        wall_ms: u64,
+        rules_known: u32,
+        member: bool,
+    },
     /// (index, digest), in order.
     Digests(Vec<(u64, [u8; 32])>),
     /// The scan's result, or why there is none.
     Verified(Result<ScannedDigest, String>),
     /// The member that was added or now leads (else the one that was named).
     Operated(Result<RaftId, OperateError>),
+    /// The id under which it was let in, or why not.
+    Admitted(Result<RaftId, String>),
 }
 
 /// A proposal on its way to the leader. Which node it is from is not in it: the leader takes that
@@ -88,7 +100,10 @@ mod tests {
         assert_eq!(codec::encode(&PeerRequest::ReadIndex), [1, 1]);
         assert_eq!(codec::encode(&PeerRequest::Clock), [1, 2]);
         assert_eq!(codec::encode(&PeerAnswer::Unready), [1, 0]);
-        assert_eq!(codec::encode(&PeerAnswer::ReadIndex { index: 7, time_ms: 8 }), [1, 2, 7, 8]);
+        assert_eq!(
+            codec::encode(&PeerAnswer::ReadIndex { index: 7, time_ms: 8 }),
+            [1, 2, 7, 8]
+        );
     }
 
     proptest! {

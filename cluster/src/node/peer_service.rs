@@ -12,6 +12,7 @@ use crate::{
 use bytes::Bytes;
 use conclave_raft::{
     codec,
+    formation::messages::JoinGrant,
     identity::RaftId,
     node::{Peer, PeerService},
 };
@@ -54,6 +55,16 @@ impl PeerService for Service {
         }
         .boxed()
     }
+
+    fn join(self: Arc<Self>, from: Peer) -> BoxFuture<'static, Result<JoinGrant, String>> {
+        async move {
+            match self.node.get().and_then(Weak::upgrade) {
+                Some(node) => node.join(from).await,
+                None => Err("this node is starting".into()),
+            }
+        }
+        .boxed()
+    }
 }
 
 impl Inner {
@@ -65,11 +76,16 @@ impl Inner {
                 return PeerAnswer::Unready;
             }
         };
-        let Some(asker) = from.raft_id else { return PeerAnswer::Unready };
+        let Some(asker) = from.raft_id else {
+            return PeerAnswer::Unready;
+        };
         match request {
             PeerRequest::Propose(proposals) => self.enter_for(asker, proposals).await,
             PeerRequest::ReadIndex => match self.barriers.answer_as_leader().await {
-                Some(confirmed) => PeerAnswer::ReadIndex { index: confirmed.index, time_ms: confirmed.time_ms },
+                Some(confirmed) => PeerAnswer::ReadIndex {
+                    index: confirmed.index,
+                    time_ms: confirmed.time_ms,
+                },
                 None => PeerAnswer::Unready,
             },
             PeerRequest::Clock => PeerAnswer::Clock {
@@ -78,9 +94,14 @@ impl Inner {
                 member: self.raft.status().borrow().members.contains_key(&asker),
             },
             PeerRequest::Digests { above_index } => match self.store.view().kept_digests() {
-                Ok(kept) => PeerAnswer::Digests(kept.into_iter().filter(|&(index, _)| index > above_index).collect()),
+                Ok(kept) => PeerAnswer::Digests(
+                    kept.into_iter()
+                        .filter(|&(index, _)| index > above_index)
+                        .collect(),
+                ),
                 Err(error) => {
-                    self.raft.halt(format!("the kept digests cannot be read: {error}"));
+                    self.raft
+                        .halt(format!("the kept digests cannot be read: {error}"));
                     PeerAnswer::Unready
                 }
             },
@@ -91,13 +112,17 @@ impl Inner {
                     Err(_) => PeerAnswer::Verified(Err("the scan did not finish in time".into())),
                 }
             }
-            PeerRequest::Operate { operation, timeout_ms } => {
+            PeerRequest::Operate {
+                operation,
+                timeout_ms,
+            } => {
                 let deadline = Instant::now() + Duration::from_millis(timeout_ms).min(LONGEST_WAIT);
                 match self.operate_here(operation, deadline).await {
                     Err(OperateError::NoLeader) => PeerAnswer::Unready,
                     result => PeerAnswer::Operated(result),
                 }
             }
+            PeerRequest::Admit { name, address } => PeerAnswer::Admitted(self.admit(&name, &address).await),
         }
     }
 
@@ -106,17 +131,28 @@ impl Inner {
         if !seen.leads_here() || proposals.len() > BATCH_COMMANDS {
             return PeerAnswer::Unready;
         }
-        let tries = proposals.into_iter().map(|ForwardedProposal { id, made_at_index, command }| async move {
-            if command.len() > self.proposer.command_limit_bytes {
-                return Tried::NotEntered;
-            }
-            let Some(admission) = Admission::take(&self.forwarded_admission, command.len()) else {
-                return Tried::Overloaded;
-            };
-            // Who proposed is what the connection's certificate says.
-            let proposal = Proposal { id, made_at_index, node: asker, command };
-            self.proposer.entries.submit(proposal, admission).tried().await
-        });
+        let tries = proposals.into_iter().map(
+            |ForwardedProposal {
+                 id,
+                 made_at_index,
+                 command,
+             }| async move {
+                if command.len() > self.proposer.command_limit_bytes {
+                    return Tried::NotEntered;
+                }
+                let Some(admission) = Admission::take(&self.forwarded_admission, command.len()) else {
+                    return Tried::Overloaded;
+                };
+                // Who proposed is what the connection's certificate says.
+                let proposal = Proposal {
+                    id,
+                    made_at_index,
+                    node: asker,
+                    command,
+                };
+                self.proposer.entries.submit(proposal, admission).tried().await
+            },
+        );
         let mut tried = join_all(tries).await;
         let mut bytes = 0;
         for one in &mut tried {
@@ -133,7 +169,13 @@ impl Inner {
 
 /// Only disclosures are large.
 fn disclosed_bytes(tried: &Tried) -> usize {
-    let Tried::Applied(Answer { outcome: Outcome::Done(answers), .. }) = tried else { return 0 };
+    let Tried::Applied(Answer {
+        outcome: Outcome::Done(answers),
+        ..
+    }) = tried
+    else {
+        return 0;
+    };
     let ciphertext_bytes = |answer: &Done| match answer {
         Done::Disclosed(disclosed) => disclosed.value.ciphertext.len(),
         _ => 0,

@@ -1,17 +1,26 @@
 //! Starts a node and stops it.
 
 use super::{
-    ClusterOptions, ClusterStatus, Inner, Leadership, StartError, joins::Joins, leadership, peer_service::Service,
-    status_publisher, upkeep,
+    ClusterOptions, ClusterStatus, Inner, Leadership, StartError, joins::Joins, leadership,
+    peer_service::Service, status_publisher, upkeep,
 };
 use crate::{
     agreement::{DigestExchange, Scrub},
-    propose::{COMMAND_OVERHEAD_BYTES, EntryLane, ForwardLane, Proposer},
+    propose::{COMMAND_OVERHEAD_BYTES, EntryLane, ForwardLane, Proposer, relief},
     read::{Barriers, Confirmations},
     state::Store,
     time::{ClockReport, ClockWatcher, LeaderClock, WallClock},
 };
-use conclave_raft::node::{RaftNode, RaftOptions};
+use conclave_raft::{
+    formation::set_aside_if_reverted,
+    node::{RaftNode, RaftOptions},
+    storage::{
+        fatal::OnFatal,
+        snapshot_policy::SnapshotPolicyOptions,
+        space::{Reserves, probe_for},
+    },
+    transport::tls::TlsFiles,
+};
 use std::{
     fs,
     path::Path,
@@ -27,7 +36,10 @@ use tokio::{
 /// Within the data directory.
 const STATE_DIRECTORY: &str = "state";
 
-pub(super) async fn start(options: ClusterOptions, wall: Arc<dyn WallClock>) -> Result<Arc<Inner>, StartError> {
+pub(super) async fn start(
+    options: ClusterOptions,
+    wall: Arc<dyn WallClock>,
+) -> Result<Arc<Inner>, StartError> {
     let store = open_store(&options.data_dir).await?;
     let service = Arc::new(Service::default());
     let raft = RaftNode::start(raft_options(&options), store.clone(), service.clone()).await?;
@@ -70,10 +82,17 @@ pub(super) async fn start(options: ClusterOptions, wall: Arc<dyn WallClock>) -> 
         report: clock_report.clone(),
     };
     tasks.spawn(watcher.run());
-    tasks.spawn(DigestExchange { raft: raft.clone(), store: store.clone() }.run());
+    tasks.spawn(
+        DigestExchange {
+            raft: raft.clone(),
+            store: store.clone(),
+        }
+        .run(),
+    );
     let scrub = Arc::new(Scrub::new(raft.clone(), store.clone(), options.scrub_bytes_per_s));
     tasks.spawn(scrub.clone().run());
 
+    let space = probe_for(&options.data_dir, None);
     let node = Arc::new(Inner {
         forwarded_admission: Arc::new(Semaphore::new(options.proposal_queue_bytes)),
         options,
@@ -87,6 +106,7 @@ pub(super) async fn start(options: ClusterOptions, wall: Arc<dyn WallClock>) -> 
         barriers,
         scrub,
         joins: Joins::default(),
+        space,
         status: watch::Sender::new(ClusterStatus::default()),
         tasks: Mutex::default(),
     });
@@ -108,7 +128,10 @@ impl Inner {
     pub(super) async fn shutdown(&self, grace: Duration) {
         let deadline = Instant::now() + grace;
         if self.leadership.borrow().leads_here() {
-            let handed_over = self.raft.transfer_leadership(None, deadline.min(Instant::now() + grace / 2)).await;
+            let handed_over = self
+                .raft
+                .transfer_leadership(None, deadline.min(Instant::now() + grace / 2))
+                .await;
             if let Err(error) = handed_over {
                 tracing::warn!(%error, "leadership was not handed over before stopping");
             }
@@ -120,21 +143,63 @@ impl Inner {
             sleep(Duration::from_millis(5)).await;
         }
         self.leadership.send_modify(|last| last.stopped = true);
-        self.raft.shutdown(deadline.saturating_duration_since(Instant::now())).await;
+        self.raft
+            .shutdown(deadline.saturating_duration_since(Instant::now()))
+            .await;
         let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         drop(tasks);
     }
 }
 
+fn raft_options(options: &ClusterOptions) -> RaftOptions {
+    let after_log_bytes = options.snapshot_log_bytes;
+    let keep_log_bytes = options.snapshot_keep_log_bytes;
+    RaftOptions {
+        cluster_name: options.cluster_name.clone(),
+        node_name: options.node_name.clone(),
+        listen: options.listen,
+        advertise: options.advertise.clone(),
+        nodes: options.nodes.clone(),
+        data_dir: options.data_dir.clone(),
+        tls: TlsFiles {
+            certificate: options.certificate.clone(),
+            private_key: options.private_key.clone(),
+            authority: options.authority.clone(),
+        },
+        dev: options.dev,
+        election_timeout: options.election_timeout,
+        snapshots: SnapshotPolicyOptions {
+            after_log_bytes,
+            keep_log_bytes,
+            log_limit_bytes: after_log_bytes.saturating_add(keep_log_bytes).saturating_mul(4),
+            ..SnapshotPolicyOptions::default()
+        },
+        reserves: Reserves {
+            ordinary_bytes: options.reserve_bytes,
+            relieving_bytes: options.last_reserve_bytes,
+        },
+        classify: Arc::new(relief::classify),
+        free_space_file: None,
+        sync: options.sync,
+        on_fatal: OnFatal::exit(),
+    }
+}
+
 async fn open_store(data_dir: &Path) -> Result<Arc<Store>, StartError> {
-    let directory = data_dir.join(STATE_DIRECTORY);
+    let data_dir = data_dir.to_owned();
     let opened = tokio::task::spawn_blocking(move || {
+        fs::create_dir_all(&data_dir)?;
+        // Before anything in the directory is opened.
+        set_aside_if_reverted(&data_dir)?;
+        let directory = data_dir.join(STATE_DIRECTORY);
         fs::create_dir_all(&directory)?;
         Store::open(&directory)
     });
     match opened.await {
         Ok(Ok(store)) => Ok(Arc::new(store)),
         Ok(Err(error)) => Err(StartError::Storage(error.to_string())),
-        Err(error) => Err(StartError::Storage(format!("opening the state broke off: {error}"))),
+        Err(error) => Err(StartError::Storage(format!(
+            "opening the state broke off: {error}"
+        ))),
     }
 }

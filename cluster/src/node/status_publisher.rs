@@ -26,7 +26,9 @@ pub(super) async fn run(node: Arc<Inner>) {
                     changed
                 });
             }
-            Err(error) => node.raft.halt(format!("the state's own figures cannot be read: {error}")),
+            Err(error) => node
+                .raft
+                .halt(format!("the state's own figures cannot be read: {error}")),
         }
         tokio::time::sleep(PAUSE).await;
         tokio::select! {
@@ -44,7 +46,9 @@ impl Inner {
         let meta = view.meta();
         let report = *self.clock_report.borrow();
         let removed = report.others_miss_us
-            || raft.raft_id.is_some_and(|me| !raft.members.is_empty() && !raft.members.contains_key(&me));
+            || raft
+                .raft_id
+                .is_some_and(|me| !raft.members.is_empty() && !raft.members.contains_key(&me));
         let staleness = self.barriers.staleness();
         let status = ClusterStatus {
             dev: self.raft.dev(),
@@ -57,20 +61,19 @@ impl Inner {
             clock_refuses_lead: report.refuses_lead,
             audit_bytes: meta.audit.bytes,
             audit_limit_bytes: meta.retention.limit_bytes,
-            free_bytes: free_bytes(&self.options.data_dir),
+            free_bytes: self.space.free_bytes().unwrap_or(0),
             raft,
         };
-        let lag = status.raft.committed_index.unwrap_or(0).saturating_sub(status.raft.applied_index.unwrap_or(0));
+        let lag = status
+            .raft
+            .committed_index
+            .unwrap_or(0)
+            .saturating_sub(status.raft.applied_index.unwrap_or(0));
         metrics::gauge!(metric_definitions::APPLY_LAG).set(lag as f64);
-        metrics::gauge!(metric_definitions::FREE_BYTES).set(status.free_bytes as f64);
         metrics::gauge!(metric_definitions::AUDIT_BYTES).set(status.audit_bytes as f64);
         if let Some(staleness) = staleness {
             metrics::gauge!(metric_definitions::STALENESS_SECONDS).set(staleness.as_secs_f64());
         }
         Ok(status)
     }
-}
-
-fn free_bytes(directory: &std::path::Path) -> u64 {
-    rustix::fs::statvfs(directory).map_or(0, |space| space.f_bavail.saturating_mul(space.f_frsize))
 }

@@ -3,10 +3,7 @@
 //! a learner that caught up take its predecessor's place.
 
 use super::{Inner, Leadership, Rejoin, joins};
-use crate::{
-    command::Operation,
-    state::Meta,
-};
+use crate::{command::Operation, state::Meta};
 use conclave_raft::{
     identity::RaftId,
     node::{MembershipChange, MembershipError, RaftStatus},
@@ -64,7 +61,9 @@ impl Inner {
         let meta = view.meta();
         let mut due = Vec::new();
         let wanted = self.options.audit_retention;
-        let new_cluster = status.applied_index.is_some_and(|index| index < NEW_CLUSTER_INDEX);
+        let new_cluster = status
+            .applied_index
+            .is_some_and(|index| index < NEW_CLUSTER_INDEX);
         let unset = Meta::default().retention;
         if new_cluster && meta.retention == unset && wanted != unset {
             due.push(Operation::SetAuditRetention(wanted));
@@ -78,15 +77,24 @@ impl Inner {
         match view.upkeep_due_ms() {
             Ok(due_ms) if due_ms.is_some_and(|due_ms| now_ms > due_ms) => due.push(Operation::Tick),
             Ok(_) => {}
-            Err(error) => self.raft.halt(format!("the window of outcomes cannot be read: {error}")),
+            Err(error) => self
+                .raft
+                .halt(format!("the window of outcomes cannot be read: {error}")),
         }
         due
     }
 
     async fn let_successors_take_over(&self, status: &RaftStatus) {
         for (predecessor, successor) in successions(status) {
-            let change = MembershipChange::Replace { predecessor, successor };
-            match self.raft.change_membership(change, Instant::now() + WORK_TIMEOUT).await {
+            let change = MembershipChange::Replace {
+                predecessor,
+                successor,
+            };
+            match self
+                .raft
+                .change_membership(change, Instant::now() + WORK_TIMEOUT)
+                .await
+            {
                 Ok(()) => tracing::info!(%predecessor, %successor, "a node took its predecessor's place"),
                 Err(MembershipError::NotCaughtUp { behind_entries }) => {
                     tracing::debug!(%successor, behind_entries, "a learner is catching up");
@@ -103,7 +111,9 @@ fn successions(status: &RaftStatus) -> Vec<(RaftId, RaftId)> {
     voters
         .filter_map(|(&voter, predecessor)| {
             let successor = status.members.range(RaftId(voter.0 + 1)..).find(|(_, member)| {
-                !member.voter && member.record.name == predecessor.record.name && member.matched_index.is_some()
+                !member.voter
+                    && member.record.name == predecessor.record.name
+                    && member.matched_index.is_some()
             })?;
             Some((voter, *successor.0))
         })
@@ -118,7 +128,10 @@ mod tests {
     #[test]
     fn only_a_learner_of_the_same_name_that_answers_succeeds() {
         let member = |name: &str, voter, matched_index| Member {
-            record: NodeRecord { name: name.into(), address: "127.0.0.1:1".into() },
+            record: NodeRecord {
+                name: name.into(),
+                address: "127.0.0.1:1".into(),
+            },
             voter,
             matched_index,
             last_acknowledged_ms: None,
@@ -131,7 +144,10 @@ mod tests {
             (RaftId(5), member("c", false, None)),
             (RaftId(6), member("d", false, Some(1))),
         ];
-        let status = RaftStatus { members: members.into(), ..RaftStatus::default() };
+        let status = RaftStatus {
+            members: members.into(),
+            ..RaftStatus::default()
+        };
         assert_eq!(successions(&status), [(RaftId(2), RaftId(4))]);
     }
 }

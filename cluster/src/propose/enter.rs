@@ -4,6 +4,7 @@
 use super::{
     BATCH_COMMANDS,
     lane::{Admission, Lane},
+    relief,
     ticket::{Claim, Reply, Tried},
 };
 use crate::{
@@ -92,14 +93,25 @@ impl EntryLane {
                 }
                 continue;
             };
-            let (proposals, replies) = self.lane.take_batch(self.batch_bytes, self.answers.commands_limit());
+            let (proposals, replies) = self
+                .lane
+                .take_batch(self.batch_bytes, self.answers.commands_limit());
+            let (proposals, replies) = if raft.status().borrow().out_of_space {
+                only_relieving(proposals, replies)
+            } else {
+                (proposals, replies)
+            };
             if proposals.is_empty() {
                 continue;
             }
             let payload = Bytes::from(codec::encode(&Entry { stamp, proposals }));
             metrics::histogram!(metric_definitions::ENTRY_COMMANDS).record(replies.len() as f64);
             metrics::histogram!(metric_definitions::ENTRY_BYTES).record(payload.len() as f64);
-            let entering = Entering { raft: raft.clone(), term: seen.term, answers: self.answers.clone() };
+            let entering = Entering {
+                raft: raft.clone(),
+                term: seen.term,
+                answers: self.answers.clone(),
+            };
             tokio::spawn(entering.enter(payload, replies, slot));
         }
     }
@@ -144,9 +156,26 @@ impl Entering {
             return say_to_all(replies, &Tried::Unknown);
         }
         for (position, (reply, outcome)) in (0_u32..).zip(replies.into_iter().zip(response.outcomes)) {
-            reply.say(Tried::Applied(Answer { index, position, time_ms: response.time_ms, outcome }));
+            reply.say(Tried::Applied(Answer {
+                index,
+                position,
+                time_ms: response.time_ms,
+                outcome,
+            }));
         }
     }
+}
+
+/// Sends back what takes space, so that what frees some is not refused with it.
+fn only_relieving(proposals: Vec<Proposal>, replies: Vec<Reply>) -> (Vec<Proposal>, Vec<Reply>) {
+    let (relieving, ordinary): (Vec<_>, Vec<_>) = proposals
+        .into_iter()
+        .zip(replies)
+        .partition(|(proposal, _)| relief::relieves(&proposal.command));
+    ordinary
+        .into_iter()
+        .for_each(|(_, reply)| reply.say(Tried::NoSpace));
+    relieving.into_iter().unzip()
 }
 
 fn say_to_all(replies: Vec<Reply>, tried: &Tried) {
@@ -157,7 +186,8 @@ impl AnswerSizes {
     fn observe(&self, bytes: usize, commands: usize) {
         let seen = bytes / commands.max(1);
         let kept = self.bytes_per_command.load(Ordering::Relaxed);
-        self.bytes_per_command.store(seen.max(kept - kept / 8), Ordering::Relaxed);
+        self.bytes_per_command
+            .store(seen.max(kept - kept / 8), Ordering::Relaxed);
     }
 
     fn commands_limit(&self) -> usize {

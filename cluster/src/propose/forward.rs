@@ -43,7 +43,11 @@ pub(crate) struct ForwardLane {
 impl ForwardLane {
     /// A lane whose messages carry at most `batch_bytes` (or one larger command).
     pub(crate) fn new(batch_bytes: usize) -> Self {
-        Self { lane: Lane::default(), batch_bytes, in_flight: Arc::new(Semaphore::new(MESSAGES_IN_FLIGHT)) }
+        Self {
+            lane: Lane::default(),
+            batch_bytes,
+            in_flight: Arc::new(Semaphore::new(MESSAGES_IN_FLIGHT)),
+        }
     }
 
     /// Queues one try.
@@ -69,7 +73,14 @@ impl ForwardLane {
                 continue;
             }
             metrics::counter!(metric_definitions::PROPOSALS_FORWARDED).increment(replies.len() as u64);
-            tokio::spawn(forward(raft.clone(), leader, leadership.clone(), proposals, replies, slot));
+            tokio::spawn(forward(
+                raft.clone(),
+                leader,
+                leadership.clone(),
+                proposals,
+                replies,
+                slot,
+            ));
         }
     }
 }

@@ -22,7 +22,9 @@ impl Admission {
     pub(crate) fn take(bytes: &Arc<Semaphore>, size_bytes: usize) -> Option<Arc<Self>> {
         let permits = u32::try_from(size_bytes + COMMAND_OVERHEAD_BYTES).ok()?;
         let permit = bytes.clone().try_acquire_many_owned(permits).ok()?;
-        Some(Arc::new(Self { _permit: Some(permit) }))
+        Some(Arc::new(Self {
+            _permit: Some(permit),
+        }))
     }
 
     /// Outside any limit.
@@ -57,7 +59,11 @@ impl Lane {
 
     /// Takes what fits into `limit_bytes` and `limit_commands`, at least one. Abandoned tickets are
     /// dropped.
-    pub(super) fn take_batch(&self, limit_bytes: usize, limit_commands: usize) -> (Vec<Proposal>, Vec<Reply>) {
+    pub(super) fn take_batch(
+        &self,
+        limit_bytes: usize,
+        limit_commands: usize,
+    ) -> (Vec<Proposal>, Vec<Reply>) {
         let mut queue = self.queue();
         let mut bytes = 0;
         let mut batch = (Vec::new(), Vec::new());
@@ -104,11 +110,13 @@ pub(super) mod tests {
     #[tokio::test]
     async fn batches_are_bounded_in_bytes_and_never_empty() {
         let lane = Lane::default();
-        let claims: Vec<_> =
-            [100, 100, 5000, 100].map(|size| lane.submit(proposal_of(size), Admission::free())).into();
+        let claims: Vec<_> = [100, 100, 5000, 100]
+            .map(|size| lane.submit(proposal_of(size), Admission::free()))
+            .into();
         lane.arrival().await;
         let limit = 2 * (100 + COMMAND_OVERHEAD_BYTES);
-        let sizes = |batch: (Vec<Proposal>, Vec<Reply>)| batch.0.iter().map(|p| p.command.len()).collect::<Vec<_>>();
+        let sizes =
+            |batch: (Vec<Proposal>, Vec<Reply>)| batch.0.iter().map(|p| p.command.len()).collect::<Vec<_>>();
         assert_eq!(sizes(lane.take_batch(limit, 100)), [100, 100]);
         assert_eq!(sizes(lane.take_batch(limit, 100)), [5000]);
         assert_eq!(sizes(lane.take_batch(limit, 100)), [100]);

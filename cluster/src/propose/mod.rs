@@ -12,10 +12,12 @@
 //! | `lane`    | the queue in which tickets wait, taken in batches bounded in bytes           |
 //! | `enter`   | on the leader: batches become stamped entries                                |
 //! | `forward` | elsewhere: batches travel to the leader                                      |
+//! | `relief`  | which commands are let through while the disk is below its reserve           |
 
 mod enter;
 mod forward;
 mod lane;
+pub(crate) mod relief;
 mod ticket;
 
 pub(crate) use enter::EntryLane;
@@ -85,7 +87,13 @@ impl Proposer {
         loop {
             let mut pursuit = Pursuit::new(self.make(command.clone()));
             let answer = self.pursue(&mut pursuit, &admission, deadline).await?;
-            let too_late = matches!(answer.outcome, Outcome::Refused { refusal: Refusal::TooLate, .. });
+            let too_late = matches!(
+                answer.outcome,
+                Outcome::Refused {
+                    refusal: Refusal::TooLate,
+                    ..
+                }
+            );
             match (too_late, pursuit.perhaps_entered) {
                 (false, _) => return Ok(answer),
                 // An earlier try may have been applied and its outcome forgotten since.
@@ -110,7 +118,8 @@ impl Proposer {
 
     async fn catch_up(&self, index: u64, deadline: Instant) -> Result<(), ProposeError> {
         let mut status = self.status.clone();
-        let caught_up = status.wait_for(|status| status.applied_index >= Some(index) || status.halted.is_some());
+        let caught_up =
+            status.wait_for(|status| status.applied_index >= Some(index) || status.halted.is_some());
         match timeout_at(deadline, caught_up).await {
             Ok(Ok(status)) if status.halted.is_none() => Ok(()),
             Ok(_) => Err(ProposeError::Stopping),
@@ -171,7 +180,11 @@ impl Proposer {
 }
 
 fn given_up(claim: Claim) -> Tried {
-    if claim.abandon() { Tried::NotEntered } else { Tried::Unknown }
+    if claim.abandon() {
+        Tried::NotEntered
+    } else {
+        Tried::Unknown
+    }
 }
 
 /// 16 random bytes from the operating system.
@@ -198,7 +211,13 @@ struct Pursuit {
 
 impl Pursuit {
     fn new(proposal: Proposal) -> Self {
-        Self { proposal, perhaps_entered: false, refusal: None, no_space_since: None, pause: PAUSES.0 }
+        Self {
+            proposal,
+            perhaps_entered: false,
+            refusal: None,
+            no_space_since: None,
+            pause: PAUSES.0,
+        }
     }
 
     fn refused(&mut self, why: Option<ProposeError>) {

@@ -53,8 +53,21 @@ const ABANDONED: u8 = 2;
 pub(super) fn issue(proposal: Proposal, admission: Arc<Admission>) -> (Ticket, Claim) {
     let state = Arc::new(AtomicU8::new(WAITING));
     let (sender, receiver) = oneshot::channel();
-    let reply = Reply { tried: sender, _admission: admission };
-    (Ticket { proposal, state: state.clone(), reply }, Claim { state, tried: receiver })
+    let reply = Reply {
+        tried: sender,
+        _admission: admission,
+    };
+    (
+        Ticket {
+            proposal,
+            state: state.clone(),
+            reply,
+        },
+        Claim {
+            state,
+            tried: receiver,
+        },
+    )
 }
 
 impl Claim {
@@ -73,7 +86,9 @@ impl Claim {
     }
 
     fn settle(&self, to: u8) -> bool {
-        self.state.compare_exchange(WAITING, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        self.state
+            .compare_exchange(WAITING, to, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
     }
 }
 

@@ -99,7 +99,14 @@ impl Barriers {
                 Some(confirmed)
             }
         });
-        Self { raft, leadership, leading, anywhere, latest, bound }
+        Self {
+            raft,
+            leadership,
+            leading,
+            anywhere,
+            latest,
+            bound,
+        }
     }
 
     /// Linearizable: everything committed before the call is applied here on return.
@@ -175,7 +182,11 @@ impl Barriers {
             return Err(ProposeError::NoLeader);
         }
         let age_ms = u64::try_from(confirmed.asked.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Ok(Freshness { index, time_ms, age_ms })
+        Ok(Freshness {
+            index,
+            time_ms,
+            age_ms,
+        })
     }
 }
 
@@ -189,7 +200,11 @@ impl Confirmations {
                 return leading.next().await.flatten();
             }
             let request = Bytes::from(codec::encode(&PeerRequest::ReadIndex));
-            let answer = self.raft.call(leader, request, Instant::now() + ROUND_TIMEOUT).await.ok()?;
+            let answer = self
+                .raft
+                .call(leader, request, Instant::now() + ROUND_TIMEOUT)
+                .await
+                .ok()?;
             match codec::decode(&answer).ok()? {
                 PeerAnswer::ReadIndex { index, time_ms } => Some(ReadIndex { index, time_ms }),
                 _ => None,
@@ -210,6 +225,9 @@ impl Confirmations {
         let index = self.raft.read_index(Instant::now() + ROUND_TIMEOUT).await.ok()?;
         // Before this term's first stamp the state's time is the leader's.
         let time_ms = self.clock.stamp(seen.term).map_or(0, |stamp| stamp.time_ms);
-        Some(ReadIndex { index, time_ms: time_ms.max(self.store.view().time_ms()) })
+        Some(ReadIndex {
+            index,
+            time_ms: time_ms.max(self.store.view().time_ms()),
+        })
     }
 }

@@ -27,15 +27,24 @@ pub(crate) fn compare(distances: &[Distance], voters: usize, bound_ms: i64) -> A
     if sorted.len() < majority {
         return Agreement::NoMajority;
     }
-    let median_ms = match (sorted.get(sorted.len() / 2), sorted.get(sorted.len().saturating_sub(1) / 2)) {
+    let median_ms = match (
+        sorted.get(sorted.len() / 2),
+        sorted.get(sorted.len().saturating_sub(1) / 2),
+    ) {
         (Some(&upper), Some(&lower)) => lower.midpoint(upper),
         _ => return Agreement::NoMajority,
     };
-    let agreeing = sorted.iter().filter(|distance| distance.abs_diff(median_ms) <= bound_ms.unsigned_abs()).count();
+    let agreeing = sorted
+        .iter()
+        .filter(|distance| distance.abs_diff(median_ms) <= bound_ms.unsigned_abs())
+        .count();
     if agreeing < majority {
         return Agreement::NoMajority;
     }
-    Agreement::Agreed { median_ms, within_bound: median_ms.unsigned_abs() <= bound_ms.unsigned_abs() }
+    Agreement::Agreed {
+        median_ms,
+        within_bound: median_ms.unsigned_abs() <= bound_ms.unsigned_abs(),
+    }
 }
 
 #[cfg(test)]
@@ -51,26 +60,41 @@ mod tests {
         // This node's clock is right, another's is an hour ahead.
         assert_eq!(
             compare(&[0, 3, HOUR_MS], 3, BOUND_MS),
-            Agreement::Agreed { median_ms: 3, within_bound: true }
+            Agreement::Agreed {
+                median_ms: 3,
+                within_bound: true
+            }
         );
         // This node's clock is an hour ahead of the two others.
         assert_eq!(
             compare(&[0, -HOUR_MS, -HOUR_MS + 2], 3, BOUND_MS),
-            Agreement::Agreed { median_ms: -HOUR_MS + 2, within_bound: false }
+            Agreement::Agreed {
+                median_ms: -HOUR_MS + 2,
+                within_bound: false
+            }
         );
     }
 
     #[test]
     fn two_that_differ_are_no_majority_of_three() {
         assert_eq!(compare(&[0, HOUR_MS], 3, BOUND_MS), Agreement::NoMajority);
-        assert_eq!(compare(&[0, HOUR_MS, -HOUR_MS], 3, BOUND_MS), Agreement::NoMajority);
+        assert_eq!(
+            compare(&[0, HOUR_MS, -HOUR_MS], 3, BOUND_MS),
+            Agreement::NoMajority
+        );
         assert_eq!(compare(&[0], 3, BOUND_MS), Agreement::NoMajority);
         assert_eq!(compare(&[], 0, BOUND_MS), Agreement::NoMajority);
     }
 
     #[test]
     fn a_single_voter_agrees_with_itself() {
-        assert_eq!(compare(&[0], 1, BOUND_MS), Agreement::Agreed { median_ms: 0, within_bound: true });
+        assert_eq!(
+            compare(&[0], 1, BOUND_MS),
+            Agreement::Agreed {
+                median_ms: 0,
+                within_bound: true
+            }
+        );
     }
 
     proptest! {

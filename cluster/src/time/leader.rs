@@ -25,7 +25,9 @@ pub(crate) struct Anchor {
 
 impl Default for LeaderClock {
     fn default() -> Self {
-        Self { anchor: watch::Sender::new(None) }
+        Self {
+            anchor: watch::Sender::new(None),
+        }
     }
 }
 
@@ -33,8 +35,15 @@ impl LeaderClock {
     /// Sets the clock for a term, never back within one.
     pub(super) fn set(&self, term: u64, time_ms: u64, agreed: bool) {
         self.anchor.send_modify(|anchor| {
-            let floor_ms = anchor.filter(|anchor| anchor.term == term).map_or(0, |anchor| anchor.now_ms());
-            *anchor = Some(Anchor { term, at: BootClock::now(), time_ms: time_ms.max(floor_ms), agreed });
+            let floor_ms = anchor
+                .filter(|anchor| anchor.term == term)
+                .map_or(0, |anchor| anchor.now_ms());
+            *anchor = Some(Anchor {
+                term,
+                at: BootClock::now(),
+                time_ms: time_ms.max(floor_ms),
+                agreed,
+            });
         });
     }
 
@@ -45,13 +54,19 @@ impl LeaderClock {
 
     /// Whether the clock of this term is set to a time that a majority agreed on.
     pub(super) fn agreed(&self, term: u64) -> Option<bool> {
-        self.anchor.borrow().filter(|anchor| anchor.term == term).map(|anchor| anchor.agreed)
+        self.anchor
+            .borrow()
+            .filter(|anchor| anchor.term == term)
+            .map(|anchor| anchor.agreed)
     }
 
     /// The stamp for an entry of this term; `None` until the clock is set for it.
     pub(crate) fn stamp(&self, term: u64) -> Option<Stamp> {
         let anchor = self.anchor.borrow().filter(|anchor| anchor.term == term)?;
-        Some(Stamp { term, time_ms: anchor.now_ms() })
+        Some(Stamp {
+            term,
+            time_ms: anchor.now_ms(),
+        })
     }
 
     /// A notice of each setting.

@@ -17,7 +17,7 @@ mod comparison;
 mod leader;
 mod watcher;
 
-pub use clocks::{SystemWallClock, WallClock};
 pub(crate) use clocks::{BootClock, BootTime};
+pub use clocks::{SystemWallClock, WallClock};
 pub(crate) use leader::LeaderClock;
 pub(crate) use watcher::{ClockReport, ClockWatcher};

@@ -109,16 +109,30 @@ impl ClockWatcher {
         let Some(me) = status.raft_id else { return };
         let voters = status.members.values().filter(|member| member.voter).count();
         let (readings, agreement) = self.ask_voters(me, &status, voters, seen).await;
-        let everyone = status.members.keys().all(|member| readings.rules_known.contains_key(member));
-        let rules_known_by_all =
-            if everyone { readings.rules_known.values().min().copied() } else { None };
+        let everyone = status
+            .members
+            .keys()
+            .all(|member| readings.rules_known.contains_key(member));
+        let rules_known_by_all = if everyone {
+            readings.rules_known.values().min().copied()
+        } else {
+            None
+        };
         let (skew_ms, refuses_lead) = match agreement {
-            Agreement::Agreed { median_ms, within_bound } => (Some(-median_ms), !within_bound),
+            Agreement::Agreed {
+                median_ms,
+                within_bound,
+            } => (Some(-median_ms), !within_bound),
             // Nobody knows the time better than this node does.
             Agreement::NoMajority => (self.report.borrow().skew_ms, false),
         };
         let others_miss_us = readings.missing_us > voters / 2;
-        self.publish(ClockReport { skew_ms, refuses_lead, rules_known_by_all, others_miss_us });
+        self.publish(ClockReport {
+            skew_ms,
+            refuses_lead,
+            rules_known_by_all,
+            others_miss_us,
+        });
         if seen.leads_here() {
             self.set_or_hand_over(seen.term, agreement).await;
         }
@@ -147,8 +161,18 @@ impl ClockWatcher {
             .collect();
         let mut agreement = compare(&readings.distances, voters, bound_ms);
         let waited_for = seen.leads_here() && self.clock.agreed(seen.term).is_none();
-        while !(waited_for && matches!(agreement, Agreement::Agreed { within_bound: true, .. })) {
-            let Some((member, voter, answer)) = asked.next().await else { break };
+        while !(waited_for
+            && matches!(
+                agreement,
+                Agreement::Agreed {
+                    within_bound: true,
+                    ..
+                }
+            ))
+        {
+            let Some((member, voter, answer)) = asked.next().await else {
+                break;
+            };
             let Some(reading) = answer else { continue };
             readings.rules_known.insert(member, reading.rules_known);
             if voter {
@@ -163,27 +187,46 @@ impl ClockWatcher {
     async fn ask(&self, member: RaftId) -> Option<Reading> {
         let asked = Instant::now();
         let request = Bytes::from(codec::encode(&PeerRequest::Clock));
-        let answer = self.raft.call(member, request, asked + ANSWER_TIMEOUT).await.ok()?;
-        let PeerAnswer::Clock { wall_ms, rules_known, member } = codec::decode(&answer).ok()? else {
+        let answer = self
+            .raft
+            .call(member, request, asked + ANSWER_TIMEOUT)
+            .await
+            .ok()?;
+        let PeerAnswer::Clock {
+            wall_ms,
+            rules_known,
+            member,
+        } = codec::decode(&answer).ok()?
+        else {
             return None;
         };
         // The voter read its clock somewhere between; half the round trip is the best guess.
         let theirs_ms = wall_ms.saturating_add(whole_ms(asked.elapsed() / 2));
         let distance = i128::from(theirs_ms) - i128::from(self.wall.now_ms());
         let distance = i64::try_from(distance).unwrap_or(if distance > 0 { i64::MAX } else { i64::MIN });
-        Some(Reading { distance, rules_known, member })
+        Some(Reading {
+            distance,
+            rules_known,
+            member,
+        })
     }
 
     async fn set_or_hand_over(&self, term: u64, agreement: Agreement) {
         let state_time_ms = self.store.view().time_ms();
         match agreement {
-            Agreement::Agreed { median_ms, within_bound: true } => {
+            Agreement::Agreed {
+                median_ms,
+                within_bound: true,
+            } => {
                 if self.clock.agreed(term) != Some(true) {
                     let agreed_ms = self.wall.now_ms().saturating_add_signed(median_ms);
                     self.clock.set(term, agreed_ms.max(state_time_ms), true);
                 }
             }
-            Agreement::Agreed { median_ms, within_bound: false } => {
+            Agreement::Agreed {
+                median_ms,
+                within_bound: false,
+            } => {
                 self.clock.unset();
                 tracing::warn!(
                     skew_ms = -median_ms,
@@ -215,9 +258,15 @@ impl ClockWatcher {
         if before.refuses_lead != report.refuses_lead {
             let skew_ms = report.skew_ms.unwrap_or_default();
             if report.refuses_lead {
-                tracing::warn!(skew_ms, "the wall clock is too far from the voters' median; this node does not lead");
+                tracing::warn!(
+                    skew_ms,
+                    "the wall clock is too far from the voters' median; this node does not lead"
+                );
             } else {
-                tracing::info!(skew_ms, "the wall clock agrees with the voters again; this node may lead");
+                tracing::info!(
+                    skew_ms,
+                    "the wall clock agrees with the voters again; this node may lead"
+                );
             }
         }
     }

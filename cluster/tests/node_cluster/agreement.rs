@@ -1,0 +1,77 @@
+//! Replicas that no longer agree are found, and stop.
+
+use crate::{
+    commands::{place, put},
+    test_cluster::{TestCluster, soon},
+};
+use futures::future::join_all;
+use std::{fs, path::Path};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_agree_verify() {
+    let cluster = TestCluster::start(3).await;
+    let node = cluster.node(0);
+    join_all((0..300).map(|n| node.propose(put(place(n), b"value"), soon()))).await;
+    let verification = cluster.node(1).verify(soon()).await.unwrap();
+    assert_eq!(verification.nodes.len(), 3);
+    for node in verification.nodes {
+        let scan = node.result.unwrap();
+        assert_eq!(scan.scanned, scan.running);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_changed_stored_byte_in_a_cold_row_is_found_and_halts_the_node() {
+    let mut cluster = TestCluster::start(3).await;
+    let damaged = cluster.follower().await;
+    let node = cluster.node(damaged);
+    for n in 0..50 {
+        node.propose(put(place(n), &[0xA7; 4_000]), soon()).await.unwrap();
+    }
+    // Only what lies in table files can be cold; a stop writes them.
+    cluster.stop(damaged).await;
+    let state = cluster.options[damaged].data_dir.join("state");
+    assert!(
+        flip_a_byte(&state, &[0xA7; 64]),
+        "the marked bytes lie in no table file"
+    );
+    cluster.run(damaged).await;
+    let asked = (0..3).find(|&number| number != damaged).unwrap();
+    let damaged_id = cluster
+        .status(damaged, |status| status.raft.leader.is_some())
+        .await
+        .raft
+        .raft_id
+        .unwrap();
+    let verification = cluster.node(asked).verify(soon()).await.unwrap();
+    for node in verification.nodes {
+        let sound = node
+            .result
+            .as_ref()
+            .is_ok_and(|scan| scan.scanned == scan.running);
+        assert_eq!(sound, node.raft_id != damaged_id, "{node:?}");
+    }
+    cluster
+        .status(damaged, |status| status.raft.halted.is_some())
+        .await;
+}
+
+/// Flips one byte in the middle of the first run of `marker` in a table file below `directory`.
+fn flip_a_byte(directory: &Path, marker: &[u8]) -> bool {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            if flip_a_byte(&path, marker) {
+                return true;
+            }
+        } else if path.extension().is_some_and(|ending| ending == "sst") {
+            let mut bytes = fs::read(&path).unwrap();
+            if let Some(at) = bytes.windows(marker.len()).position(|window| window == marker) {
+                bytes[at + marker.len() / 2] ^= 1;
+                fs::write(&path, bytes).unwrap();
+                return true;
+            }
+        }
+    }
+    false
+}

@@ -1,0 +1,132 @@
+//! Members come, go and are replaced.
+
+use crate::{
+    commands::{disclose, disclosed, place, put},
+    test_cluster::{TestCluster, soon},
+};
+use conclave_cluster::node::{OperateError, Rejoin};
+use std::time::Duration;
+use tokio::time::Instant;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wiped_node_comes_back_as_a_new_incarnation() {
+    let mut cluster = TestCluster::start(3).await;
+    let wiped = cluster.follower().await;
+    cluster
+        .node(wiped)
+        .propose(put(place(1), b"value"), soon())
+        .await
+        .unwrap();
+    let old_id = cluster.node(wiped).status().borrow().raft.raft_id.unwrap();
+    cluster.kill(wiped).await;
+    cluster.wipe(wiped);
+    cluster.run(wiped).await;
+    let status = cluster
+        .status(wiped, |status| {
+            let me = status.raft.raft_id;
+            me.is_some_and(|me| status.raft.members.get(&me).is_some_and(|member| member.voter))
+                && !status.raft.members.contains_key(&old_id)
+        })
+        .await;
+    assert!(status.raft.raft_id.unwrap() > old_id);
+    assert_eq!(status.raft.members.len(), 3);
+    let answer = cluster
+        .node(wiped)
+        .propose(disclose(place(1)), soon())
+        .await
+        .unwrap();
+    assert_eq!(&disclosed(answer.outcome).value.ciphertext[..], b"value");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn by_hand_a_wiped_node_waits_for_the_operator() {
+    let mut cluster = TestCluster::start_with(3, |options| options.rejoin = Rejoin::Manual).await;
+    let wiped = cluster.follower().await;
+    let old_id = cluster.node(wiped).status().borrow().raft.raft_id.unwrap();
+    cluster.kill(wiped).await;
+    cluster.wipe(wiped);
+    cluster.run(wiped).await;
+    cluster
+        .status(wiped, |status| status.raft.raft_id.is_some())
+        .await;
+    let asked = cluster.follower().await;
+    let new_id = cluster.node(asked).replace_member(old_id, soon()).await.unwrap();
+    let status = cluster
+        .status(wiped, |status| {
+            status.raft.members.get(&new_id).is_some_and(|m| m.voter)
+        })
+        .await;
+    assert!(!status.raft.members.contains_key(&old_id));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_is_added_promoted_and_removed_from_any_node() {
+    let mut cluster = TestCluster::start(3).await;
+    let fourth = cluster.add();
+    cluster.run(fourth).await;
+    let asked = cluster.running().map(|(n, _)| n).find(|&n| n != fourth).unwrap();
+    let raft_id = cluster.node(asked).add_member("node-3", soon()).await.unwrap();
+    cluster.node(asked).promote_member(raft_id, soon()).await.unwrap();
+    cluster
+        .status(fourth, |status| {
+            status.raft.members.get(&raft_id).is_some_and(|m| m.voter)
+        })
+        .await;
+    cluster.node(asked).remove_member(raft_id, soon()).await.unwrap();
+    assert!(cluster.status(fourth, |status| status.removed).await.removed);
+    let again = cluster
+        .node(asked)
+        .add_member("node-0", soon())
+        .await
+        .unwrap_err();
+    assert!(matches!(again, OperateError::Refused(_)), "{again:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leadership_moves_where_it_is_asked_to() {
+    let cluster = TestCluster::start(3).await;
+    let to = cluster.follower().await;
+    let raft_id = cluster.node(to).status().borrow().raft.raft_id.unwrap();
+    let asked = (to + 1) % 3;
+    assert_eq!(
+        cluster
+            .node(asked)
+            .transfer_leadership(Some(raft_id), soon())
+            .await
+            .unwrap(),
+        raft_id
+    );
+    assert_eq!(cluster.leader().await, to);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_that_would_lose_the_quorum_is_refused() {
+    let mut cluster = TestCluster::start(3).await;
+    let leader = cluster.leader().await;
+    let down = cluster.follower().await;
+    let up = (0..3).find(|&number| number != leader && number != down).unwrap();
+    let id =
+        |cluster: &TestCluster, number: usize| cluster.node(number).status().borrow().raft.raft_id.unwrap();
+    let (up_id, down_id) = (id(&cluster, up), id(&cluster, down));
+    cluster.kill(down).await;
+    let until_seen = soon();
+    loop {
+        // Until the leader has noticed that the node does not answer, the removal could go through.
+        let members = cluster.node(leader).status().borrow().raft.members.clone();
+        if members[&down_id].last_acknowledged_ms.is_none_or(|ms| ms > 2_000) || Instant::now() > until_seen {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let refused = cluster
+        .node(leader)
+        .remove_member(up_id, soon())
+        .await
+        .unwrap_err();
+    assert!(matches!(refused, OperateError::Refused(_)), "{refused:?}");
+    cluster
+        .node(leader)
+        .propose(put(place(1), b"still"), soon())
+        .await
+        .unwrap();
+}
