@@ -340,6 +340,12 @@ impl Cluster {
         self.inner.raft.reload_certificates()
     }
 
+    /// Stops as a crash would, for tests: hands nothing over and finishes nothing.
+    #[doc(hidden)]
+    pub async fn crash(&self) {
+        self.inner.crash().await;
+    }
+
     /// Hands leadership over, finishes what was accepted, and stops.
     pub async fn shutdown(&self, grace: Duration) {
         self.inner.shutdown(grace).await;

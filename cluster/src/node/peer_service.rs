@@ -90,7 +90,7 @@ impl Inner {
             },
             PeerRequest::Clock => PeerAnswer::Clock {
                 wall_ms: self.wall.now_ms(),
-                rules_known: crate::apply::RULES_VERSION,
+                rules_known: crate::apply::NEWEST_RULES,
                 member: self.raft.status().borrow().members.contains_key(&asker),
             },
             PeerRequest::Digests { above_index } => match self.store.view().kept_digests() {

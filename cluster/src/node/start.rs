@@ -23,6 +23,7 @@ use conclave_raft::{
 };
 use std::{
     fs,
+    net::TcpListener,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -42,7 +43,10 @@ pub(super) async fn start(
 ) -> Result<Arc<Inner>, StartError> {
     let store = open_store(&options.data_dir).await?;
     let service = Arc::new(Service::default());
-    let raft = RaftNode::start(raft_options(&options), store.clone(), service.clone()).await?;
+    let listener = TcpListener::bind(options.listen).map_err(|error| {
+        StartError::Configuration(format!("the cluster's listener cannot bind {}: {error}", options.listen))
+    })?;
+    let raft = RaftNode::start(raft_options(&options), listener, store.clone(), service.clone()).await?;
 
     let leadership = watch::Sender::new(Leadership::default());
     let clock = Arc::new(LeaderClock::default());
@@ -78,7 +82,7 @@ pub(super) async fn start(
         store: store.clone(),
         leadership: leadership.subscribe(),
         bound: options.clock_skew_bound,
-        rules_known: crate::apply::RULES_VERSION,
+        rules_known: crate::apply::NEWEST_RULES,
         report: clock_report.clone(),
     };
     tasks.spawn(watcher.run());
@@ -123,6 +127,17 @@ pub(super) async fn start(
     Ok(node)
 }
 
+impl From<conclave_raft::node::StartError> for StartError {
+    fn from(error: conclave_raft::node::StartError) -> Self {
+        use conclave_raft::node::StartError as Raft;
+        match error {
+            Raft::Storage(error) => Self::Storage(error.to_string()),
+            Raft::Certificate(error) => Self::Configuration(error.to_string()),
+            Raft::Options(error) => Self::Configuration(error),
+        }
+    }
+}
+
 impl Inner {
     /// Hands leadership over, finishes what was accepted, and stops.
     pub(super) async fn shutdown(&self, grace: Duration) {
@@ -142,12 +157,20 @@ impl Inner {
         {
             sleep(Duration::from_millis(5)).await;
         }
+        self.end(deadline.saturating_duration_since(Instant::now())).await;
+    }
+
+    /// Stops as a crash would: hands nothing over and finishes nothing.
+    pub(super) async fn crash(&self) {
+        self.end(Duration::ZERO).await;
+    }
+
+    async fn end(&self, grace: Duration) {
         self.leadership.send_modify(|last| last.stopped = true);
-        self.raft
-            .shutdown(deadline.saturating_duration_since(Instant::now()))
-            .await;
-        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
-        drop(tasks);
+        self.raft.shutdown(grace).await;
+        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        tasks.shutdown().await;
+        self.barriers.stop().await;
     }
 }
 
@@ -157,7 +180,6 @@ fn raft_options(options: &ClusterOptions) -> RaftOptions {
     RaftOptions {
         cluster_name: options.cluster_name.clone(),
         node_name: options.node_name.clone(),
-        listen: options.listen,
         advertise: options.advertise.clone(),
         nodes: options.nodes.clone(),
         data_dir: options.data_dir.clone(),

@@ -3,7 +3,8 @@
 //! a learner that caught up take its predecessor's place.
 
 use super::{Inner, Leadership, Rejoin, joins};
-use crate::{command::Operation, state::Meta};
+use crate::{
+    apply::AUDIT_LIMIT_BYTES_MIN,command::Operation, state::Meta};
 use conclave_raft::{
     identity::RaftId,
     node::{MembershipChange, MembershipError, RaftStatus},
@@ -60,7 +61,8 @@ impl Inner {
         let view = self.store.view();
         let meta = view.meta();
         let mut due = Vec::new();
-        let wanted = self.options.audit_retention;
+        let mut wanted = self.options.audit_retention;
+        wanted.limit_bytes = wanted.limit_bytes.max(AUDIT_LIMIT_BYTES_MIN);
         let new_cluster = status
             .applied_index
             .is_some_and(|index| index < NEW_CLUSTER_INDEX);
@@ -68,10 +70,9 @@ impl Inner {
         if new_cluster && meta.retention == unset && wanted != unset {
             due.push(Operation::SetAuditRetention(wanted));
         }
-        if let Some(version) = self.clock_report.borrow().rules_known_by_all
-            && version > meta.rules_version
-        {
-            due.push(Operation::RaiseRules { version });
+        // One version at a time, and none before every member knows it.
+        if self.clock_report.borrow().rules_known_by_all > Some(meta.rules_version) {
+            due.push(Operation::RaiseRules { version: meta.rules_version + 1 });
         }
         let now_ms = self.clock.stamp(seen.term).map_or(0, |stamp| stamp.time_ms);
         match view.upkeep_due_ms() {

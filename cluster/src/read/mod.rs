@@ -151,6 +151,12 @@ impl Barriers {
         }
     }
 
+    /// Ends the rounds' tasks, and with them their hold on the state.
+    pub(crate) async fn stop(&self) {
+        self.anywhere.stop().await;
+        self.leading.stop().await;
+    }
+
     fn latest(&self) -> Option<Confirmed> {
         *self.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,7 +1,10 @@
 //! Rounds that many share. Whoever asks while a round runs gets the next one: its question must not
 //! be answered by messages that were sent before it.
 
-use std::future::Future;
+use std::{
+    future::Future,
+    sync::{Mutex, PoisonError},
+};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
@@ -13,7 +16,7 @@ const WAITERS: usize = 4096;
 /// A source of shared rounds, one at a time.
 pub(crate) struct SharedRounds<T> {
     ask: mpsc::Sender<oneshot::Sender<T>>,
-    task: JoinHandle<()>,
+    task: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl<T: Clone + Send + 'static> SharedRounds<T> {
@@ -33,7 +36,7 @@ impl<T: Clone + Send + 'static> SharedRounds<T> {
                 }
             }
         });
-        Self { ask, task }
+        Self { ask, task: Mutex::new(Some(task)) }
     }
 
     /// The result of a round that begins after this call. `None` when there are no more rounds.
@@ -42,11 +45,23 @@ impl<T: Clone + Send + 'static> SharedRounds<T> {
         self.ask.send(answer).await.ok()?;
         answered.await.ok()
     }
+
+    /// Ends the task; nobody gets an answer any more.
+    pub(crate) async fn stop(&self) {
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(task) = task {
+            task.abort();
+            let _ = task.await;
+        }
+    }
 }
 
 impl<T> Drop for SharedRounds<T> {
     fn drop(&mut self) {
-        self.task.abort();
+        let task = self.task.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(task) = task {
+            task.abort();
+        }
     }
 }
 
