@@ -348,6 +348,11 @@ impl RaftNode {
         self.inner.core.status.subscribe()
     }
 
+    /// Whether the cluster was marked as one for development when it was made.
+    pub fn dev(&self) -> bool {
+        self.inner.core.dev()
+    }
+
     /// Applies one change of membership and waits until it is committed. On the leader only.
     ///
     /// # Errors

@@ -82,6 +82,14 @@ impl Core {
         self.identity.borrow().clone()
     }
 
+    /// Whether its cluster was marked as one for development when it was made.
+    pub fn dev(&self) -> bool {
+        match &*self.identity.borrow() {
+            Identity::Empty => false,
+            Identity::Accepted(of) | Identity::Member(of) | Identity::Reverted { was: of, .. } => of.dev,
+        }
+    }
+
     /// Hears of each step of the identity.
     pub fn watch_identity(&self) -> watch::Receiver<Identity> {
         self.identity.subscribe()
