@@ -136,3 +136,345 @@ impl Listener {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::TlsSection,
+        pki::{Authority, AuthorityKind, ClientName, Issued, NodeName, Validity},
+    };
+    use rustls::{ClientConfig, RootCertStore};
+    use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        time::SystemTime,
+    };
+    use tempfile::TempDir;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+        sync::Notify,
+        task::JoinHandle,
+    };
+    use tokio_rustls::{TlsConnector, client::TlsStream};
+
+    /// Says who calls. Requests of `/wait` wait until they are let go.
+    #[derive(Default)]
+    struct SayWho {
+        waiting: Notify,
+        go: Notify,
+        handled: AtomicUsize,
+    }
+
+    impl Handler for SayWho {
+        async fn handle(
+            self: Arc<Self>,
+            connection: Arc<ConnectionIdentity>,
+            request: Request<RequestBody>,
+        ) -> Response<Full<Bytes>> {
+            if request.uri().path() == "/wait" {
+                self.waiting.notify_one();
+                self.go.notified().await;
+            }
+            self.handled.fetch_add(1, Ordering::SeqCst);
+            let who = connection
+                .certificate
+                .as_ref()
+                .map_or("nobody".to_owned(), ToString::to_string);
+            Response::new(Full::new(Bytes::from(who)))
+        }
+    }
+
+    struct Server {
+        address: SocketAddr,
+        tls: Arc<Tls>,
+        handler: Arc<SayWho>,
+        nodes: Authority,
+        clients: Authority,
+        stop: CancellationToken,
+        serving: JoinHandle<()>,
+        _folder: TempDir,
+    }
+
+    fn limits() -> ListenerLimits {
+        ListenerLimits {
+            connections: 64,
+            connections_per_source: 64,
+            header_bytes: 8192,
+            handshake_timeout: Duration::from_secs(20),
+            header_timeout: Duration::from_secs(20),
+            shutdown_grace: Duration::from_secs(20),
+        }
+    }
+
+    impl Server {
+        async fn start(limits: ListenerLimits) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let path = |name: &str| folder.path().join(name);
+            let nodes = Authority::generate(AuthorityKind::Nodes, "test", Validity::days(2)).unwrap();
+            let clients = Authority::generate(AuthorityKind::Clients, "test", Validity::days(2)).unwrap();
+            nodes.write(&path("nodes.pem"), &path("nodes.key")).unwrap();
+            clients.write(&path("clients.pem"), &path("clients.key")).unwrap();
+            let api = nodes
+                .issue_api_server(&["localhost".to_owned()], Validity::days(1))
+                .unwrap();
+            api.write(&path("api.pem"), &path("api.key")).unwrap();
+            let files = TlsSection {
+                api_certificate: path("api.pem"),
+                api_private_key: path("api.key"),
+                client_authority: Some(path("clients.pem")),
+                ..TlsSection::default()
+            };
+            let tls = Arc::new(Tls::load(&files).unwrap());
+            let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), tls.clone(), limits)
+                .await
+                .unwrap();
+            let address = listener.local_addr().unwrap();
+            let (handler, stop) = (Arc::new(SayWho::default()), CancellationToken::new());
+            let serving = tokio::spawn(listener.serve(handler.clone(), stop.clone()));
+            Self {
+                address,
+                tls,
+                handler,
+                nodes,
+                clients,
+                stop,
+                serving,
+                _folder: folder,
+            }
+        }
+
+        fn client(&self, name: &str, validity: Validity) -> Issued {
+            self.clients
+                .issue_client(&ClientName::parse(name).unwrap(), validity)
+                .unwrap()
+        }
+
+        async fn connect(
+            &self,
+            certificate: Option<&Issued>,
+            alpn: &[u8],
+        ) -> io::Result<TlsStream<TcpStream>> {
+            let mut roots = RootCertStore::empty();
+            roots
+                .add(CertificateDer::from_pem_slice(self.nodes.certificate_pem().as_bytes()).unwrap())
+                .unwrap();
+            let builder =
+                ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                    .with_safe_default_protocol_versions()
+                    .unwrap()
+                    .with_root_certificates(roots);
+            let mut config = match certificate {
+                None => builder.with_no_client_auth(),
+                Some(issued) => builder
+                    .with_client_auth_cert(
+                        vec![CertificateDer::from_pem_slice(issued.certificate_pem.as_bytes()).unwrap()],
+                        PrivateKeyDer::from_pem_slice(issued.private_key_pem.as_bytes()).unwrap(),
+                    )
+                    .unwrap(),
+            };
+            config.alpn_protocols = vec![alpn.to_vec()];
+            let stream = TcpStream::connect(self.address).await?;
+            TlsConnector::from(Arc::new(config))
+                .connect(ServerName::try_from("localhost").unwrap(), stream)
+                .await
+        }
+
+        /// The body of the answer to one request by HTTP/1.1.
+        async fn who(&self, certificate: Option<&Issued>) -> io::Result<String> {
+            let mut stream = self.connect(certificate, b"http/1.1").await?;
+            stream
+                .write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+                .await?;
+            let answer = read_to_end(&mut stream).await?;
+            let (_, body) = answer
+                .split_once("\r\n\r\n")
+                .ok_or(io::ErrorKind::UnexpectedEof)?;
+            Ok(body.to_owned())
+        }
+    }
+
+    async fn read_to_end(stream: &mut (impl AsyncReadExt + Unpin)) -> io::Result<String> {
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await?;
+        Ok(String::from_utf8_lossy(&answer).into_owned())
+    }
+
+    #[tokio::test]
+    async fn certificates_are_asked_for_not_required_and_bad_ones_fail_the_handshake() {
+        let server = Server::start(limits()).await;
+        assert_eq!(server.who(None).await.unwrap(), "nobody");
+        let client = server.client("email:a@b.example", Validity::days(1));
+        assert_eq!(server.who(Some(&client)).await.unwrap(), "email:a@b.example");
+
+        let hour = Duration::from_secs(3600);
+        let past = Validity {
+            from: SystemTime::now() - 2 * hour,
+            until: SystemTime::now() - hour,
+        };
+        let node = server
+            .nodes
+            .issue_node(&NodeName::new("test", "a").unwrap(), &[], Validity::days(1))
+            .unwrap();
+        let foreign = Authority::generate(AuthorityKind::Clients, "test", Validity::days(1)).unwrap();
+        let stranger = foreign
+            .issue_client(&ClientName::parse("cn:a").unwrap(), Validity::days(1))
+            .unwrap();
+        for bad in [server.client("cn:a", past), node, stranger] {
+            assert!(server.who(Some(&bad)).await.is_err());
+        }
+        assert_eq!(server.handler.handled.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn plain_http_is_told_to_use_https() {
+        let server = Server::start(limits()).await;
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream
+            .write_all(b"GET /api/list HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .unwrap();
+        stream.shutdown().await.unwrap();
+        let answer = read_to_end(&mut stream).await.unwrap();
+        assert!(
+            answer.starts_with("HTTP/1.1 400 ") && answer.contains("use https://"),
+            "{answer}"
+        );
+        assert_eq!(server.who(None).await.unwrap(), "nobody");
+    }
+
+    #[tokio::test]
+    async fn silent_and_slow_peers_are_closed() {
+        let quick = Duration::from_millis(50);
+        let server = Server::start(ListenerLimits {
+            handshake_timeout: quick,
+            ..limits()
+        })
+        .await;
+        let mut silent = TcpStream::connect(server.address).await.unwrap();
+        assert_eq!(silent.read(&mut [0; 1]).await.unwrap(), 0);
+
+        let server = Server::start(ListenerLimits {
+            header_timeout: quick,
+            ..limits()
+        })
+        .await;
+        let mut half = server.connect(None, b"http/1.1").await.unwrap();
+        half.write_all(b"GET / HTTP/1.1\r\nhost:").await.unwrap();
+        let answer = read_to_end(&mut half).await.unwrap_or_default();
+        assert!(
+            answer.is_empty() || answer.starts_with("HTTP/1.1 408"),
+            "{answer}"
+        );
+        for protocol in [&b"http/1.1"[..], b"h2"] {
+            let mut idle = server.connect(None, protocol).await.unwrap();
+            let _ = read_to_end(&mut idle).await;
+        }
+        assert_eq!(server.handler.handled.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test]
+    async fn headers_beyond_the_limit_are_refused() {
+        let server = Server::start(limits()).await;
+        let mut stream = server.connect(None, b"http/1.1").await.unwrap();
+        let request = format!(
+            "GET / HTTP/1.1\r\nhost: x\r\nfiller: {}\r\n\r\n",
+            "x".repeat(9000)
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut start = [0; 12];
+        stream.read_exact(&mut start).await.unwrap();
+        assert_eq!(&start, b"HTTP/1.1 431");
+    }
+
+    #[tokio::test]
+    async fn one_source_has_its_share_and_no_more() {
+        let server = Server::start(ListenerLimits {
+            connections_per_source: 1,
+            ..limits()
+        })
+        .await;
+        let first = server.connect(None, b"http/1.1").await.unwrap();
+        assert!(server.connect(None, b"http/1.1").await.is_err());
+        drop(first);
+        // The first connection's end is noticed in its own time.
+        while server.who(None).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stop_finishes_what_was_accepted() {
+        let server = Server::start(limits()).await;
+        let mut stream = server.connect(None, b"http/1.1").await.unwrap();
+        stream
+            .write_all(b"GET /wait HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .unwrap();
+        server.handler.waiting.notified().await;
+        let mut idle = server.connect(None, b"http/1.1").await.unwrap();
+        server.stop.cancel();
+        let _ = read_to_end(&mut idle).await;
+        server.handler.go.notify_one();
+        let answer = read_to_end(&mut stream).await.unwrap();
+        assert!(
+            answer.starts_with("HTTP/1.1 200") && answer.ends_with("nobody"),
+            "{answer}"
+        );
+        server.serving.await.unwrap();
+        assert!(TcpStream::connect(server.address).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_stop_abandons_what_does_not_end() {
+        let quick = Duration::from_millis(50);
+        let server = Server::start(ListenerLimits {
+            shutdown_grace: quick,
+            ..limits()
+        })
+        .await;
+        let mut stream = server.connect(None, b"http/1.1").await.unwrap();
+        stream
+            .write_all(b"GET /wait HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .unwrap();
+        server.handler.waiting.notified().await;
+        server.stop.cancel();
+        server.serving.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_reload_ends_connections_of_the_old_certificates() {
+        let server = Server::start(limits()).await;
+        let client = server.client("cn:a", Validity::days(1));
+        let mut stream = server.connect(Some(&client), b"http/1.1").await.unwrap();
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .unwrap();
+        let mut start = [0; 12];
+        stream.read_exact(&mut start).await.unwrap();
+        server.tls.reload().unwrap();
+        let _ = read_to_end(&mut stream).await;
+        assert_eq!(server.who(Some(&client)).await.unwrap(), "cn:a");
+    }
+
+    #[tokio::test]
+    async fn http_2_is_spoken() {
+        let server = Server::start(limits()).await;
+        let stream = server.connect(None, b"h2").await.unwrap();
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+        let (mut sender, connection) = hyper::client::conn::http2::handshake(
+            hyper_util::rt::TokioExecutor::new(),
+            hyper_util::rt::TokioIo::new(stream),
+        )
+        .await
+        .unwrap();
+        tokio::spawn(connection);
+        let request = Request::get("https://localhost/")
+            .body(Full::<Bytes>::default())
+            .unwrap();
+        assert_eq!(sender.send_request(request).await.unwrap().status(), 200);
+    }
+}
