@@ -34,6 +34,14 @@ pub struct NameIndex {
     state: Mutex<State>,
 }
 
+/// What a listing is made from.
+pub struct NamesFound {
+    /// In byte order.
+    pub names: Vec<(FullName, SecretId)>,
+    /// False when some name anywhere did not open under the keyring in use.
+    pub is_complete: bool,
+}
+
 /// Why the index is not up to date.
 #[derive(Debug, thiserror::Error)]
 pub enum IndexError {
@@ -82,15 +90,13 @@ impl NameIndex {
         &self,
         store: &StorePath,
         filter: impl Fn(&FullName) -> bool,
-    ) -> Result<Vec<(FullName, SecretId)>, IndexError> {
+    ) -> Result<NamesFound, IndexError> {
         let mut state = self.lock();
         self.catch_up(&mut state)?;
-        Ok(state.names.of(store).filter(|(name, _)| filter(name)).collect())
-    }
-
-    /// Whether names are left out because they did not open under the keyring in use.
-    pub fn has_unopened(&self) -> bool {
-        !self.lock().unopened.is_empty()
+        Ok(NamesFound {
+            names: state.names.of(store).filter(|(name, _)| filter(name)).collect(),
+            is_complete: state.unopened.is_empty(),
+        })
     }
 
     /// How many names it holds.

@@ -38,10 +38,13 @@ pub struct Operations {
     limits: OperationLimits,
     admission: Arc<Admission>,
     refusals: Mutex<Refusals>,
+    listings: Arc<Semaphore>,
     background_records: Arc<Semaphore>,
 }
 
 impl Operations {
+    /// Listings that are made at once: each may hold every name.
+    const LISTINGS: usize = 4;
     /// Records of looks at the status that may wait in the background.
     const BACKGROUND_RECORDS: usize = 64;
     /// How often refusals that share a record are looked through, and how long writing them may take.
@@ -60,6 +63,7 @@ impl Operations {
             index: NameIndex::start(cluster.clone(), sealer.clone()),
             admission: Admission::new(&limits),
             refusals: Mutex::new(Refusals::new(limits.refusal_records_per_ten_seconds)),
+            listings: Arc::new(Semaphore::new(Self::LISTINGS)),
             background_records: Arc::new(Semaphore::new(Self::BACKGROUND_RECORDS)),
             cluster,
             sealer,

@@ -14,7 +14,7 @@ use conclave_cluster::{
     command::{Disclosed, Done, Look, Operation, Which},
     model::{Action, Version},
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 impl Operations {
     /// Fetches a value: the active version's, or another.
@@ -100,28 +100,48 @@ impl Operations {
         let look = Look::Store(call.keyring.store_place(store));
         let (_, index) = call.carry_out(Operation::Look(look)).await?;
         call.wait_applied(index).await?;
-        if self.index.has_unopened() {
-            // Perhaps they are under a term that is newer than the keyring that is held here.
-            self.sealer.keyring_as_of(index, deadline).await?;
+        let listing = self.list_applied(caller, store, deadline).await?;
+        if listing.is_complete {
+            return Ok(listing.secrets);
         }
-        let (names, cluster) = (self.index.clone(), self.cluster.clone());
+        // Perhaps names are under a term that is newer than the keyring that is held here.
+        self.sealer.keyring_as_of(index, deadline).await?;
+        Ok(self.list_applied(caller, store, deadline).await?.secrets)
+    }
+
+    /// Lists from what this node has applied.
+    async fn list_applied(
+        &self,
+        caller: &Caller,
+        store: &StorePath,
+        deadline: Instant,
+    ) -> Result<Listing, OperationError> {
+        let permit = timeout_at(deadline, self.listings.clone().acquire_owned())
+            .await
+            .map_err(|_| OperationError::Overloaded)?
+            .map_err(|_| OperationError::Stopping)?;
+        let (index, cluster) = (self.index.clone(), self.cluster.clone());
         let (store, grants) = (store.clone(), caller.grants.clone());
         let listing = tokio::task::spawn_blocking(move || {
-            let names = names.list(&store, |name| grants.allows(Right::Info, name))?;
+            let _permit = permit;
+            let found = index.list(&store, |name| grants.allows(Right::Info, name))?;
             let view = cluster.view();
-            let mut secrets = Vec::with_capacity(names.len());
-            for (name, secret) in names {
+            let mut secrets = Vec::with_capacity(found.names.len());
+            for (name, secret) in found.names {
                 // It may have gone since the index was read.
-                if let Some(found) = view.secret_view(&secret)?.filter(|found| found.place.is_some()) {
-                    secrets.push(SecretInfo::new(name, found));
+                if let Some(seen) = view.secret_view(&secret)?.filter(|seen| seen.place.is_some()) {
+                    secrets.push(SecretInfo::new(name, seen));
                 }
             }
-            Ok::<_, IndexError>(secrets)
+            Ok::<_, IndexError>(Listing {
+                secrets,
+                is_complete: found.is_complete,
+            })
         });
-        match tokio::time::timeout_at(deadline, listing).await {
+        match timeout_at(deadline, listing).await {
             Err(_) => Err(OperationError::Overloaded),
             Ok(Err(_)) => Err(OperationError::Damaged("the listing was interrupted".to_owned())),
-            Ok(Ok(listed)) => Ok(listed?),
+            Ok(Ok(listing)) => Ok(listing?),
         }
     }
 
@@ -149,6 +169,11 @@ impl Operations {
             .version(&secret, have)?
             .is_some_and(|version| version.is_available(now_ms)))
     }
+}
+
+struct Listing {
+    secrets: Vec<SecretInfo>,
+    is_complete: bool,
 }
 
 async fn secret_value(

@@ -1,0 +1,185 @@
+//! A cluster of one node, and edges over it.
+
+use conclave::{
+    grants::{Grants, Principal, WrittenGrant},
+    name::FullName,
+    operations::{Caller, Dialect, OperationError, OperationLimits, Operations, PutVersion},
+    pki::{Authority, AuthorityKind, NodeName, Validity, write_private_key},
+    plaintext::Plaintext,
+    seal::{KeyFile, SealOptions, SealStatus, Sealer},
+};
+use conclave_cluster::{
+    command::{AtAuditLimit, AuditRetention, Which},
+    model::Version,
+    node::{Cluster, ClusterOptions, Rejoin},
+};
+use std::{
+    net::TcpListener,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::time::{Instant, timeout};
+
+pub struct OneNode {
+    pub cluster: Cluster,
+    pub folder: tempfile::TempDir,
+}
+
+pub struct Edge {
+    pub operations: Arc<Operations>,
+    pub sealer: Arc<Sealer>,
+}
+
+/// Long enough that only a hang reaches it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub fn deadline() -> Instant {
+    Instant::now() + PATIENCE
+}
+
+impl OneNode {
+    pub async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |file: &str| folder.path().join(file);
+        let address = free_address();
+        let validity = Validity::days(1);
+        let authority = Authority::generate(AuthorityKind::Nodes, "test", validity).unwrap();
+        let name = NodeName::new("test", "n1").unwrap();
+        let issued = authority
+            .issue_node(&name, &["127.0.0.1".to_owned()], validity)
+            .unwrap();
+        std::fs::write(path("ca.pem"), authority.certificate_pem()).unwrap();
+        std::fs::write(path("node.pem"), &issued.certificate_pem).unwrap();
+        write_private_key(&path("node.key"), &issued.private_key_pem).unwrap();
+        let options = ClusterOptions {
+            cluster_name: "test".to_owned(),
+            node_name: "n1".to_owned(),
+            listen: address.parse().unwrap(),
+            advertise: address.clone(),
+            nodes: vec![("n1".to_owned(), address)],
+            data_dir: path("data"),
+            certificate: path("node.pem"),
+            private_key: path("node.key"),
+            authority: path("ca.pem"),
+            dev: false,
+            rejoin: Rejoin::Manual,
+            staleness_bound: Duration::from_secs(2),
+            clock_skew_bound: Duration::from_secs(5),
+            election_timeout: Duration::from_millis(300),
+            proposal_queue_bytes: 64 << 20,
+            batch_bytes: 4 << 20,
+            snapshot_log_bytes: 1 << 30,
+            snapshot_keep_log_bytes: 1 << 30,
+            reserve_bytes: 0,
+            last_reserve_bytes: 0,
+            sync: true,
+            audit_retention: AuditRetention {
+                limit_bytes: 1 << 30,
+                at_limit: AtAuditLimit::PruneOldest,
+            },
+            scrub_bytes_per_s: 1 << 20,
+        };
+        std::fs::create_dir(path("data")).unwrap();
+        let cluster = Cluster::start(options).await.unwrap();
+        Self { cluster, folder }
+    }
+
+    /// A new key file.
+    pub fn key_file(&self, name: &str) -> PathBuf {
+        let path = self.folder.path().join(name);
+        KeyFile::generate(&path).unwrap();
+        path
+    }
+
+    /// An edge with the key in this file, whether or not it opens the keyring.
+    pub fn edge(&self, key_file: &Path) -> Edge {
+        self.edge_with(key_file, OperationLimits::default())
+    }
+
+    pub fn edge_with(&self, key_file: &Path, limits: OperationLimits) -> Edge {
+        let options = SealOptions {
+            key_file: Some(key_file.to_owned()),
+            reseal_bytes_per_s: 64 << 20,
+        };
+        let sealer = Sealer::start(self.cluster.clone(), options);
+        let operations = Operations::start(self.cluster.clone(), sealer.clone(), "n1".to_owned(), limits);
+        Edge { operations, sealer }
+    }
+
+    /// An unsealed edge.
+    pub async fn unsealed(&self) -> Edge {
+        let edge = self.edge(&self.key_file("seal.key"));
+        edge.wait(|status| status.sealed.is_none()).await;
+        edge
+    }
+}
+
+impl Edge {
+    pub async fn wait(&self, condition: impl Fn(&SealStatus) -> bool) -> SealStatus {
+        let mut status = self.sealer.status();
+        let found = timeout(PATIENCE, status.wait_for(|status| condition(status))).await;
+        found.expect("the seal never came to stand so").unwrap().clone()
+    }
+
+    pub async fn put(&self, caller: &Caller, name: &str, value: &str) -> Result<PutVersion, OperationError> {
+        let value = Plaintext::new(value.as_bytes().to_vec());
+        self.operations
+            .put(caller, &full_name(name), value, deadline())
+            .await
+    }
+
+    pub async fn get(
+        &self,
+        caller: &Caller,
+        name: &str,
+        which: Which,
+    ) -> Result<(u32, String), OperationError> {
+        let value = self
+            .operations
+            .get(caller, &full_name(name), which, deadline())
+            .await?;
+        Ok((
+            value.version.get(),
+            String::from_utf8(value.value.as_bytes().to_vec()).unwrap(),
+        ))
+    }
+}
+
+pub fn full_name(name: &str) -> FullName {
+    FullName::setec(name).unwrap()
+}
+
+pub fn version(number: u32) -> Version {
+    Version::new(number).unwrap()
+}
+
+/// A caller with these rules, as setec writes them.
+pub fn caller(principal: &str, rules: serde_json::Value) -> Caller {
+    let written: Vec<WrittenGrant> = serde_json::from_value(rules).unwrap();
+    Caller {
+        principal: principal.parse::<Principal>().unwrap(),
+        device: None,
+        grants: Arc::new(Grants::from_written(&written).unwrap()),
+        remote: "192.0.2.7:4711".parse().unwrap(),
+        api: Dialect::Setec,
+        request_id: "r-1".to_owned(),
+    }
+}
+
+/// A caller with every right.
+pub fn root() -> Caller {
+    Caller {
+        grants: Arc::new(Grants::all()),
+        ..caller("cn:root", serde_json::json!([]))
+    }
+}
+
+/// A port that was free a moment ago.
+fn free_address() -> String {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .to_string()
+}

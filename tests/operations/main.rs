@@ -1,0 +1,7 @@
+//! The edge's operations on a real cluster of one node in this process: real log, real state, real
+//! keys. Several edges over the one node stand for several nodes' edges.
+
+mod fixture;
+mod rights;
+mod sealing;
+mod values;
