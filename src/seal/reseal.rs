@@ -101,10 +101,17 @@ async fn pass(sealer: &Sealer, keyring: &Keyring) -> io::Result<u64> {
     }
 }
 
+/// A secret's revision, and its sealed parts under older terms.
+struct Outdated {
+    revision: u64,
+    parts: Vec<(SealedPart, Sealed)>,
+}
+
 async fn reseal_secret(sealer: &Sealer, keyring: &Keyring, secret: SecretId) -> io::Result<u64> {
     let mut found = 0;
     for _ in 0..TRIES {
-        let Some((revision, parts)) = outdated_parts(&sealer.cluster.view(), keyring, secret)? else {
+        let Some(Outdated { revision, parts }) = outdated_parts(&sealer.cluster.view(), keyring, secret)?
+        else {
             return Ok(found);
         };
         let (mut steps, mut bytes) = (Vec::new(), 0);
@@ -168,12 +175,8 @@ async fn reseal_secret(sealer: &Sealer, keyring: &Keyring, secret: SecretId) -> 
     Ok(found)
 }
 
-/// A secret's revision and everything of it that lies under an older term; `None` when nothing does.
-fn outdated_parts(
-    view: &StateView,
-    keyring: &Keyring,
-    secret: SecretId,
-) -> io::Result<Option<(u64, Vec<(SealedPart, Sealed)>)>> {
+/// What of a secret lies under an older term; `None` when nothing does.
+fn outdated_parts(view: &StateView, keyring: &Keyring, secret: SecretId) -> io::Result<Option<Outdated>> {
     let Some(found) = view.secret_view(&secret)? else {
         return Ok(None);
     };
@@ -207,7 +210,10 @@ fn outdated_parts(
     Ok(if parts.is_empty() {
         None
     } else {
-        Some((found.revision, parts))
+        Some(Outdated {
+            revision: found.revision,
+            parts,
+        })
     })
 }
 
