@@ -28,7 +28,9 @@ async fn one_changed_stored_byte_in_a_cold_row_is_found_and_halts_the_node() {
     for n in 0..50 {
         node.propose(put(place(n), &[0xA7; 4_000]), soon()).await.unwrap();
     }
-    // Only what lies in table files can be cold; a stop writes them.
+    // Only what lies in table files can be cold; opening a state writes what its log holds into one.
+    cluster.stop(damaged).await;
+    cluster.run(damaged).await;
     cluster.stop(damaged).await;
     let state = cluster.options[damaged].data_dir.join("state");
     assert!(
