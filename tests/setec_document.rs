@@ -37,7 +37,7 @@ async fn the_whole_document() {
     sizes(&setec).await;
 }
 
-async fn listing(setec: &Setec) {
+async fn listing(setec: &Setec<'_>) {
     for body in ["null", "{}", "", " {} "] {
         setec.raw("list", body).await.is(StatusCode::OK, "[]");
     }
@@ -56,7 +56,7 @@ async fn listing(setec: &Setec) {
     setec.raw("list", "{}").await.is(StatusCode::OK, "[]");
 }
 
-async fn putting(setec: &Setec) {
+async fn putting(setec: &Setec<'_>) {
     // The first put activates its version, later ones do not.
     setec.put("app/put", b"one").await.is(StatusCode::OK, "1");
     setec.put("app/put", b"two").await.is(StatusCode::OK, "2");
@@ -86,7 +86,7 @@ async fn putting(setec: &Setec) {
     );
 }
 
-async fn getting(setec: &Setec) {
+async fn getting(setec: &Setec<'_>) {
     let get = |body: Value| setec.call("get", body);
     let expected = r#"{"Value":"b25l","Version":1}"#;
     get(json!({"Name": "app/put"})).await.is(StatusCode::OK, expected);
@@ -108,7 +108,7 @@ async fn getting(setec: &Setec) {
         .says(StatusCode::NOT_FOUND);
 }
 
-async fn polling(setec: &Setec) {
+async fn polling(setec: &Setec<'_>) {
     let poll = |version: u64| {
         setec.call(
             "get",
@@ -126,7 +126,7 @@ async fn polling(setec: &Setec) {
     setec.call("get", missing).await.says(StatusCode::NOT_FOUND);
 }
 
-async fn activating(setec: &Setec) {
+async fn activating(setec: &Setec<'_>) {
     let activate = |version: Value| setec.call("activate", json!({"Name": "app/put", "Version": version}));
     activate(json!(2)).await.is(StatusCode::OK, "null");
     activate(json!(2)).await.is(StatusCode::OK, "null");
@@ -142,7 +142,7 @@ async fn activating(setec: &Setec) {
         .says(StatusCode::NOT_FOUND);
 }
 
-async fn creating_versions(setec: &Setec) {
+async fn creating_versions(setec: &Setec<'_>) {
     let create = |version: Value, value: &[u8]| {
         let value = STANDARD.encode(value);
         setec.call(
@@ -196,7 +196,7 @@ async fn creating_versions(setec: &Setec) {
         .says(StatusCode::BAD_REQUEST);
 }
 
-async fn deleting(setec: &Setec) {
+async fn deleting(setec: &Setec<'_>) {
     let delete_version =
         |version: Value| setec.call("delete-version", json!({"Name": "app/put", "Version": version}));
     delete_version(json!(2)).await.says(StatusCode::BAD_REQUEST);
@@ -234,7 +234,7 @@ async fn deleting(setec: &Setec) {
         .says(StatusCode::NOT_FOUND);
 }
 
-async fn rights(setec: &Setec) {
+async fn rights(setec: &Setec<'_>) {
     let name = "app/rights";
     setec.put(name, b"one").await.is(StatusCode::OK, "1");
     setec.put(name, b"two").await.is(StatusCode::OK, "2");
@@ -304,7 +304,7 @@ async fn rights(setec: &Setec) {
         .says(StatusCode::FORBIDDEN);
 }
 
-async fn requests_that_are_wrong(setec: &Setec) {
+async fn requests_that_are_wrong(setec: &Setec<'_>) {
     let good = r#"{"Name":"app/rights"}"#;
     // The method, the content type and the header, in this order.
     for method in [Method::GET, Method::PUT, Method::DELETE, Method::OPTIONS] {
@@ -387,7 +387,7 @@ async fn requests_that_are_wrong(setec: &Setec) {
     assert!(unknown.status.is_client_error(), "{}", unknown.status);
 }
 
-async fn names(setec: &Setec) {
+async fn names(setec: &Setec<'_>) {
     let longest = "n".repeat(1_024);
     for good in [
         longest.as_str(),
@@ -417,7 +417,7 @@ async fn names(setec: &Setec) {
     }
 }
 
-async fn sizes(setec: &Setec) {
+async fn sizes(setec: &Setec<'_>) {
     let largest = vec![b'x'; 1 << 20];
     setec.put("app/large", &largest).await.is(StatusCode::OK, "1");
     let got = setec.call("get", json!({"Name": "app/large"})).await.json();
