@@ -246,6 +246,8 @@ impl Sealer {
         if let Some(warning) = &warning {
             tracing::warn!(%warning, "the seal key does not open the stored keyring; this node will start sealed");
         }
+        // The keys first: whoever hears "unsealed" uses them at once.
+        *self.keys.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = keys.clone();
         self.status.send_modify(|status| {
             status.sealed = after;
             status.warning = warning;
@@ -256,7 +258,6 @@ impl Sealer {
                 status.key_term = None;
             }
         });
-        *self.keys.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = keys;
     }
 
     async fn try_unseal(&self) -> Result<Arc<Keyring>, Failure> {
