@@ -79,6 +79,15 @@ impl Store {
         self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Changes a stored pair behind the digest's back, as damage would.
+    #[cfg(test)]
+    pub(crate) fn overwrite_for_test(&self, table: super::Table, key: &[u8], value: &[u8]) {
+        let database = self.database();
+        let mut batch = rocksdb::WriteBatch::default();
+        batch.put_cf(database.family(table), key, value);
+        database.write(batch).expect("a test's database can be written");
+    }
+
     fn database(&self) -> Arc<Database> {
         self.read().database.clone()
     }

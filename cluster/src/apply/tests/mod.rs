@@ -1,3 +1,22 @@
 //! The state machine against its promises.
+//!
+//! | file          | promise                                                             |
+//! |---------------|---------------------------------------------------------------------|
+//! | `model`       | random commands do what a simple model does                          |
+//! | `determinism` | the same entries give the same pairs, however they are cut into runs |
+//! | `refusals`    | what breaks a rule is refused, and changes nothing                   |
+//! | `secrets`     | places, numbers, lifetimes, disclosures                              |
+//! | `once`        | each proposal once, and lost answers given again                     |
+//! | `records`     | an audit record for everything, chained, bounded, found              |
+//! | `storage`     | checkpoints, installation, damage                                    |
+//! | `golden`      | the format of what is stored                                         |
 
+mod determinism;
 pub(super) mod fixtures;
+mod golden;
+mod model;
+mod once;
+mod records;
+mod refusals;
+mod secrets;
+mod storage;
