@@ -130,6 +130,7 @@ fn remember(machine: &mut Machine<'_, '_>, position: u32, id: ProposalId, outcom
 
 fn is_tick(command: &Command) -> bool {
     command.guards.is_empty()
+        && !command.steps.is_empty()
         && command.steps.iter().all(|step| {
             step.operation == Operation::Tick && step.audit.is_none() && step.preconditions.is_empty()
         })

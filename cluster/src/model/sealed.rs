@@ -1,7 +1,7 @@
 //! Ciphertext as the core sees it: opaque, with what is needed to find the key and to tell two
 //! sealings apart.
 
-use super::{Token, ValueId};
+use super::ValueId;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +28,3 @@ pub struct ValueDigest {
     /// HMAC-SHA-256 over the secret's id and the value.
     pub mac: [u8; 32],
 }
-
-/// A principal's token: a keyed digest of who acted.
-pub type PrincipalToken = Token;

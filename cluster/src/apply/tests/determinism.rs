@@ -30,7 +30,7 @@ fn fill(bench: &mut Bench, entries: &[(u64, Vec<Command>)]) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
 
-    #[cfg(not(feature = "planted-random-apply-order"))]
+    #[cfg_attr(feature = "planted-random-apply-order", ignore = "the planted fault breaks it")]
     #[test]
     fn the_same_entries_give_the_same_pairs(entries in entries(), cuts in prop::collection::vec(1_usize..9, 1..5), install_at in 0_usize..40) {
         let mut one_by_one = Bench::new();

@@ -182,6 +182,53 @@ fn an_undecodable_row_names_its_column_family() {
 }
 
 #[test]
+fn a_torn_tail_of_the_write_ahead_log_is_replayed_from_the_log() {
+    let (directory, last) = closed();
+    let (path, mut bytes) = write_ahead_log(&directory.path().join("state"));
+    bytes.truncate(bytes.len() - 10);
+    fs::write(path, bytes).unwrap();
+    let store = Store::open(&directory.path().join("state")).unwrap();
+    assert_eq!(store.view().applied_index(), Some(last - 1));
+    let digest = store.view().scan_digest(None, || true).unwrap().unwrap();
+    assert_eq!(digest.scanned, digest.running);
+}
+
+#[test]
+fn damage_before_the_tail_refuses_to_open() {
+    let (directory, _) = closed();
+    let (path, mut bytes) = write_ahead_log(&directory.path().join("state"));
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let Err(error) = Store::open(&directory.path().join("state")) else {
+        panic!("it opened")
+    };
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains(path.file_name().unwrap().to_str().unwrap()),
+        "{error}"
+    );
+}
+
+/// A state that nobody has open, and the last index that it applied.
+fn closed() -> (tempfile::TempDir, u64) {
+    let bench = filled();
+    (bench.directory, bench.index - 1)
+}
+
+fn write_ahead_log(root: &Path) -> (std::path::PathBuf, Vec<u8>) {
+    let files = fs::read_dir(root.join("generation-1"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let logs = files.filter(|path| path.extension().is_some_and(|extension| extension == "log"));
+    let longest = logs.max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
+    let bytes = fs::read(&longest).unwrap();
+    (longest, bytes)
+}
+
+#[test]
 fn an_entry_out_of_order_is_not_applied() {
     let bench = filled();
     let entry = bench.log[3].clone();
