@@ -6,7 +6,9 @@ use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberI
 
 /// Installs the log for this process, on standard error.
 pub fn install(log: &LogSection) -> Result<(), String> {
-    let filter = EnvFilter::try_new(&log.level).map_err(|error| format!("log.level: {error}"))?;
+    // openraft tells each step of Raft at `info`; whoever wants that says so in `log.level`.
+    let directives = format!("openraft=warn,{}", log.level);
+    let filter = EnvFilter::try_new(directives).map_err(|error| format!("log.level: {error}"))?;
     let is_terminal = stderr().is_terminal();
     let human = match log.format {
         LogFormat::Auto => is_terminal,
