@@ -2,6 +2,7 @@
 //! person.
 
 use crate::identity::Unidentified;
+use conclave_raft::metric_definitions::{BYTES_BUCKETS, ENTRIES_BUCKETS, HISTOGRAM_BUCKETS, SECONDS_BUCKETS};
 use hyper::StatusCode;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
@@ -24,35 +25,26 @@ const TERM: &str = "conclave_term";
 const OUT_OF_SPACE: &str = "conclave_out_of_space";
 const INFO: &str = "conclave_build_info";
 
-/// Seconds, from what a read takes to what a deadline allows.
-const SECONDS_BUCKETS: [f64; 14] = [
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-];
-/// Bytes, from a small command to the largest batch.
-const BYTES_BUCKETS: [f64; 9] = [
-    256.0,
-    1024.0,
-    4096.0,
-    16384.0,
-    65536.0,
-    262_144.0,
-    1_048_576.0,
-    4_194_304.0,
-    16_777_216.0,
-];
-/// Counts, as of commands in a batch.
-const COUNT_BUCKETS: [f64; 11] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
-
 /// Installs the exporter for this process, with buckets for every histogram by its unit.
 pub fn install() -> Result<PrometheusHandle, BuildError> {
-    let handle = PrometheusBuilder::new()
-        .set_buckets(&COUNT_BUCKETS)?
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BUCKETS)?
-        .set_buckets_for_metric(Matcher::Suffix("_bytes".to_owned()), &BYTES_BUCKETS)?
-        .install_recorder()?;
+    let handle = with_buckets(PrometheusBuilder::new())?.install_recorder()?;
+    conclave_raft::metric_definitions::describe();
+    conclave_cluster::metric_definitions::describe();
     describe();
     gauge!(INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     Ok(handle)
+}
+
+/// By name where a crate says so, else by what the name ends with.
+fn with_buckets(builder: PrometheusBuilder) -> Result<PrometheusBuilder, BuildError> {
+    let mut builder = builder
+        .set_buckets(ENTRIES_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Suffix("_bytes".to_owned()), BYTES_BUCKETS)?;
+    for (name, buckets) in HISTOGRAM_BUCKETS {
+        builder = builder.set_buckets_for_metric(Matcher::Full((*name).to_owned()), buckets)?;
+    }
+    Ok(builder)
 }
 
 fn describe() {
@@ -194,12 +186,7 @@ mod tests {
 
     #[test]
     fn histograms_have_buckets() {
-        let recorder = PrometheusBuilder::new()
-            .set_buckets(&COUNT_BUCKETS)
-            .unwrap()
-            .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BUCKETS)
-            .unwrap()
-            .build_recorder();
+        let recorder = with_buckets(PrometheusBuilder::new()).unwrap().build_recorder();
         let handle = recorder.handle();
         metrics::with_local_recorder(&recorder, || {
             describe();
