@@ -21,6 +21,8 @@ const RELOADS: &str = "conclave_reloads_total";
 const RELOAD_ERRORS: &str = "conclave_reload_errors_total";
 const LEADER: &str = "conclave_leader";
 const HAS_LEADER: &str = "conclave_has_leader";
+const LEADER_CHANGES: &str = "conclave_leader_changes_total";
+const ELECTIONS: &str = "conclave_elections_total";
 const TERM: &str = "conclave_term";
 const OUT_OF_SPACE: &str = "conclave_out_of_space";
 const INFO: &str = "conclave_build_info";
@@ -93,6 +95,16 @@ fn describe() {
     );
     describe_gauge!(LEADER, Unit::Count, "1 on the node that leads");
     describe_gauge!(HAS_LEADER, Unit::Count, "1 while this node knows of a leader");
+    describe_counter!(
+        LEADER_CHANGES,
+        Unit::Count,
+        "Changes of leader that this node saw"
+    );
+    describe_counter!(
+        ELECTIONS,
+        Unit::Count,
+        "Terms of the log that began while this node ran"
+    );
     describe_gauge!(TERM, Unit::Count, "The present term of the log");
     describe_gauge!(OUT_OF_SPACE, Unit::Count, "1 while the disk is below its reserve");
     describe_gauge!(INFO, Unit::Count, "1, with the version as a label");
@@ -162,6 +174,27 @@ pub(crate) fn show_node(status: &conclave_raft::node::RaftStatus) {
     gauge!(HAS_LEADER).set(f64::from(u8::from(status.leader.is_some())));
     gauge!(TERM).set(status.term as f64);
     gauge!(OUT_OF_SPACE).set(f64::from(u8::from(status.out_of_space)));
+}
+
+/// Counts terms and leaders until the node ends.
+pub(crate) async fn follow_elections(cluster: conclave_cluster::node::Cluster) {
+    let mut status = cluster.status();
+    let (mut term, mut leader) = {
+        let raft = &status.borrow().raft;
+        (raft.term, raft.leader)
+    };
+    while let Ok(changed) = status
+        .wait_for(|status| (status.raft.term, status.raft.leader) != (term, leader))
+        .await
+    {
+        let raft = &changed.raft;
+        counter!(ELECTIONS).increment(raft.term.saturating_sub(term));
+        if raft.leader.is_some() && raft.leader != leader {
+            counter!(LEADER_CHANGES).increment(1);
+        }
+        (term, leader) = (raft.term, raft.leader);
+        show_node(raft);
+    }
 }
 
 fn outcome(status: StatusCode) -> &'static str {

@@ -255,6 +255,33 @@ mod tests {
     }
 
     #[test]
+    fn every_key_is_in_the_document() {
+        let document = include_str!("../../docs/configuration.md");
+        let mut config = Config::default();
+        config.cluster.advertise = Some(String::new());
+        config.tls.client_authority = Some(PathBuf::new());
+        config.seal.key_file = Some(PathBuf::new());
+        config.grants.file = Some(PathBuf::new());
+        let table: toml::Table = toml::from_str(&toml::to_string(&config).unwrap()).unwrap();
+        for (name, value) in table {
+            let (heading, keys) = match value {
+                toml::Value::Table(section) => {
+                    (format!("## `[{name}]`\n"), section.keys().cloned().collect())
+                }
+                _ => ("## Outside of sections\n".to_owned(), vec![name]),
+            };
+            let section = document
+                .split_once(&heading)
+                .unwrap_or_else(|| panic!("{heading}"))
+                .1;
+            let section = section.split("\n## ").next().unwrap();
+            for key in keys {
+                assert!(section.contains(&format!("\n| `{key}` | ")), "{heading} {key}");
+            }
+        }
+    }
+
+    #[test]
     fn what_is_written_is_read_back() {
         let config = parsed(FILE, &[("seal.key_file", "/k")]).unwrap();
         let text = toml::to_string(&config).unwrap();

@@ -94,8 +94,8 @@ pub struct ClusterSection {
     pub snapshot_log_bytes: u64,
     /// Bytes of log kept for a node that is receiving a snapshot. Default 1 GiB.
     pub snapshot_keep_log_bytes: u64,
-    /// Free bytes on the data directory's file system below which this node accepts no more
-    /// writes. Default 512 MiB.
+    /// Free bytes on the data directory's file system below which this node accepts only what
+    /// empties the cluster (deletions, pruning, membership). Default 512 MiB.
     pub reserve_bytes: u64,
     /// Free bytes below which it accepts nothing but votes; less than `reserve_bytes`. Default
     /// 128 MiB.
@@ -213,7 +213,7 @@ pub enum AtAuditLimit {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogSection {
-    /// What is logged, in `tracing`'s filter syntax. Default `info`.
+    /// What is logged, in `tracing`'s filter syntax. Default `info,openraft=warn`.
     pub level: String,
     /// `auto` (default: `human` on a terminal, else `json`), `human` or `json`.
     pub format: LogFormat,
@@ -382,7 +382,7 @@ impl Default for AuditSection {
 impl Default for LogSection {
     fn default() -> Self {
         Self {
-            level: "info".to_owned(),
+            level: "info,openraft=warn".to_owned(),
             format: LogFormat::Auto,
         }
     }

@@ -167,6 +167,7 @@ impl Node {
         ));
         listeners.spawn(keep_metrics(edge.clone(), prometheus, stop.clone()));
         listeners.close();
+        tokio::spawn(metrics::follow_elections(edge.cluster.clone()));
 
         let runtime = RuntimeFile {
             node_name: config.node_name.clone(),
