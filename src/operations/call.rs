@@ -58,7 +58,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Goes on only if the caller has the right; else records the refusal, alone or with others.
+    /// Goes on only if the caller has the right; else records the refusal.
     pub async fn require(
         &self,
         right: grants::Action,
@@ -69,8 +69,23 @@ impl<'a> Call<'a> {
             None => self.caller.grants.allows_cluster(right),
         };
         if allowed {
-            return Ok(());
+            Ok(())
+        } else {
+            self.refuse(version).await
         }
+    }
+
+    /// Goes on only if the caller has any right at all: to others not even an empty list is shown.
+    pub async fn require_any(&self) -> Result<(), OperationError> {
+        if self.caller.grants.is_empty() {
+            self.refuse(None).await
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Records the refusal, alone or with others.
+    async fn refuse(&self, version: Option<Version>) -> Result<(), OperationError> {
         let verdict = self
             .operations
             .refusals()

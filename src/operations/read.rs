@@ -89,7 +89,8 @@ impl Operations {
     }
 
     /// Lists the secrets of a store that the caller has `info` for, in byte order of their names.
-    /// Needs no right of its own: without `info` for anything the list is empty.
+    /// Needs no right of its own: without `info` for anything the list is empty. Denied without any
+    /// right at all.
     pub async fn list(
         &self,
         caller: &Caller,
@@ -97,6 +98,7 @@ impl Operations {
         deadline: Instant,
     ) -> Result<Vec<SecretInfo>, OperationError> {
         let call = Call::admit(self, caller, Action::List, Subject::Store(store), deadline)?;
+        call.require_any().await?;
         let look = Look::Store(call.keyring.store_place(store));
         let (_, index) = call.carry_out(Operation::Look(look)).await?;
         call.wait_applied(index).await?;
