@@ -1,590 +1,828 @@
-//! setec's document, status by status, against a real cluster. Each request goes to the next node,
-//! so that leader and followers answer alike.
+//! setec's API, as its document has it (`docs/setec-api.md`), status by status and byte by byte. Each
+//! call goes to the next node, so that leader and followers answer alike.
 
 mod support;
 
-use base64::{Engine, engine::general_purpose::STANDARD};
-use reqwest::{Method, StatusCode};
-use serde_json::{Value, json};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use support::{Identity, TestCluster};
+use conclave::api::conclave::messages::AuditListRequest;
+use reqwest::{Method, StatusCode, header::CONTENT_TYPE};
+use serde_json::json;
+use std::time::Duration;
+use support::{
+    PATIENCE, TestCluster, eventually,
+    setec::{Answer, Setec, send},
+};
 
-const ADMINISTRATOR: Option<&str> = None;
+async fn three_nodes() -> (TestCluster, Setec) {
+    let cluster = TestCluster::builder().nodes(3).start().await;
+    let setec = Setec::administrator(&cluster);
+    (cluster, setec)
+}
 
 #[tokio::test]
-async fn the_whole_document() {
-    let cluster = TestCluster::builder()
-        .grant("uri:get-only", &["get"], &["app/*"])
-        .grant("uri:info-only", &["info"], &["app/*"])
-        .grant("uri:put-only", &["put"], &["app/*"])
-        .grant("uri:create-only", &["create-version"], &["app/*"])
-        .grant("uri:activate-only", &["activate"], &["app/*"])
-        .grant("uri:delete-only", &["delete"], &["app/*"])
-        .start()
-        .await;
-    let setec = Setec::new(&cluster);
-
-    listing(&setec).await;
-    putting(&setec).await;
-    getting(&setec).await;
-    polling(&setec).await;
-    activating(&setec).await;
-    creating_versions(&setec).await;
-    deleting(&setec).await;
-    rights(&setec).await;
-    requests_that_are_wrong(&setec).await;
-    names(&setec).await;
-    sizes(&setec).await;
-}
-
-async fn listing(setec: &Setec<'_>) {
-    for body in ["null", "{}", "", " {} "] {
-        setec.raw("list", body).await.is(StatusCode::OK, "[]");
-    }
-    for name in ["app/b", "app/a", "app/a/b", "other"] {
-        setec.put(name, b"value").await.is(StatusCode::OK, "1");
-    }
-    // In order of the names' bytes, in Go's form.
-    let expected = r#"[{"Name":"app/a","Versions":[1],"ActiveVersion":1},{"Name":"app/a/b","Versions":[1],"ActiveVersion":1},{"Name":"app/b","Versions":[1],"ActiveVersion":1},{"Name":"other","Versions":[1],"ActiveVersion":1}]"#;
-    setec.raw("list", "null").await.is(StatusCode::OK, expected);
-    for name in ["app/b", "app/a", "app/a/b", "other"] {
-        setec
-            .call("delete", json!({"Name": name}))
-            .await
-            .is(StatusCode::OK, "null");
-    }
-    setec.raw("list", "{}").await.is(StatusCode::OK, "[]");
-}
-
-async fn putting(setec: &Setec<'_>) {
-    // The first put activates its version, later ones do not.
-    setec.put("app/put", b"one").await.is(StatusCode::OK, "1");
-    setec.put("app/put", b"two").await.is(StatusCode::OK, "2");
-    let info = r#"{"Name":"app/put","Versions":[1,2],"ActiveVersion":1}"#;
-    setec
-        .call("info", json!({"Name": "app/put"}))
-        .await
-        .is(StatusCode::OK, info);
-    // Equal to the active one's, else to the latest one's value: that version, and nothing stored.
-    setec.put("app/put", b"one").await.is(StatusCode::OK, "1");
-    setec.put("app/put", b"two").await.is(StatusCode::OK, "2");
-    setec.put("app/put", b"three").await.is(StatusCode::OK, "3");
-    setec.put("app/put", b"two").await.is(StatusCode::OK, "4");
-    let info = r#"{"Name":"app/put","Versions":[1,2,3,4],"ActiveVersion":1}"#;
-    setec
-        .call("info", json!({"Name": "app/put"}))
-        .await
-        .is(StatusCode::OK, info);
-    // An empty value is a value.
-    setec.put("app/empty", b"").await.is(StatusCode::OK, "1");
-    let got = setec.call("get", json!({"Name": "app/empty"})).await;
-    assert_eq!(got.status, StatusCode::OK);
-    assert!(
-        matches!(got.json()["Value"].as_str(), None | Some("")),
-        "{}",
-        got.body
-    );
-}
-
-async fn getting(setec: &Setec<'_>) {
-    let get = |body: Value| setec.call("get", body);
-    let expected = r#"{"Value":"b25l","Version":1}"#;
-    get(json!({"Name": "app/put"})).await.is(StatusCode::OK, expected);
-    get(json!({"Name": "app/put", "Version": 0}))
-        .await
-        .is(StatusCode::OK, expected);
-    get(json!({"Name": "app/put", "Version": 2}))
-        .await
-        .is(StatusCode::OK, r#"{"Value":"dHdv","Version":2}"#);
-    get(json!({"Name": "app/put", "Version": 9}))
-        .await
-        .says(StatusCode::NOT_FOUND);
-    get(json!({"Name": "app/nothing"}))
-        .await
-        .says(StatusCode::NOT_FOUND);
-    setec
-        .call("info", json!({"Name": "app/nothing"}))
-        .await
-        .says(StatusCode::NOT_FOUND);
-}
-
-async fn polling(setec: &Setec<'_>) {
-    let poll = |version: u64| {
-        setec.call(
-            "get",
-            json!({"Name": "app/put", "Version": version, "UpdateIfChanged": true}),
-        )
+async fn the_documents_examples_are_answered_as_they_stand_there() {
+    let (_cluster, setec) = three_nodes().await;
+    let expect = async |method: &str, body: &'static str, answer: &str| {
+        let answered = setec.call(method, body).await.expect(200);
+        assert_eq!(answered.text(), answer, "{method} {body}");
+        assert_eq!(answered.header("content-type"), "application/json");
+        assert_eq!(answered.header("cache-control"), "no-store");
     };
-    for _ in 0..3 {
-        poll(1).await.is(StatusCode::NOT_MODIFIED, "");
+    expect("list", "null", "[]").await;
+    expect("put", r#"{"Name":"example","Value":"YSBuZXcgYmVnaW5uaW5n"}"#, "1").await;
+    expect("put", r#"{"Name":"example","Value":"aGVsbG8sIHdvcmxk"}"#, "2").await;
+    expect("put", r#"{"Name":"example","Value":"dGhpcmQ="}"#, "3").await;
+    expect("activate", r#"{"Name":"example","Version":2}"#, "null").await;
+    let value = r#"{"Value":"aGVsbG8sIHdvcmxk","Version":2}"#;
+    expect("get", r#"{"Name":"example"}"#, value).await;
+    expect("get", r#"{"Name":"example","Version":0}"#, value).await;
+    expect(
+        "get",
+        r#"{"Name":"example","Version":3}"#,
+        r#"{"Value":"dGhpcmQ=","Version":3}"#,
+    )
+    .await;
+    expect(
+        "get",
+        r#"{"Name":"example","Version":1,"UpdateIfChanged":true}"#,
+        value,
+    )
+    .await;
+    let info = r#"{"Name":"example","Versions":[1,2,3],"ActiveVersion":2}"#;
+    expect("info", r#"{"Name":"example"}"#, info).await;
+    expect("list", "{}", &format!("[{info}]")).await;
+    expect("delete-version", r#"{"Name":"example","Version":3}"#, "null").await;
+    let info = r#"{"Name":"example","Versions":[1,2],"ActiveVersion":2}"#;
+    expect("info", r#"{"Name":"example"}"#, info).await;
+    expect(
+        "create-version",
+        r#"{"Name":"example","Version":9,"Value":"bmluZQ=="}"#,
+        "null",
+    )
+    .await;
+    expect(
+        "get",
+        r#"{"Name":"example"}"#,
+        r#"{"Value":"bmluZQ==","Version":9}"#,
+    )
+    .await;
+    expect("delete", r#"{"Name":"example"}"#, "null").await;
+    expect("list", "{}", "[]").await;
+}
+
+#[tokio::test]
+async fn a_call_must_be_a_post_of_json_that_no_browser_sends() {
+    let (_cluster, setec) = three_nodes().await;
+    setec.put("example", b"value").await;
+    let body = r#"{"Name":"example"}"#;
+
+    for method in [
+        Method::GET,
+        Method::PUT,
+        Method::DELETE,
+        Method::PATCH,
+        Method::OPTIONS,
+    ] {
+        let request = setec
+            .bare(method.clone(), "/api/get")
+            .header(CONTENT_TYPE, "application/json")
+            .header("Sec-X-Tailscale-No-Browsers", "setec")
+            .body(body);
+        let answer = send(request).await;
+        assert_refused(&answer, 400, "POST");
     }
-    let active = r#"{"Value":"b25l","Version":1}"#;
-    poll(0).await.is(StatusCode::OK, active);
-    poll(2).await.is(StatusCode::OK, active);
-    poll(99).await.is(StatusCode::OK, active);
-    let missing = json!({"Name": "app/nothing", "Version": 1, "UpdateIfChanged": true});
-    setec.call("get", missing).await.says(StatusCode::NOT_FOUND);
-}
 
-async fn activating(setec: &Setec<'_>) {
-    let activate = |version: Value| setec.call("activate", json!({"Name": "app/put", "Version": version}));
-    activate(json!(2)).await.is(StatusCode::OK, "null");
-    activate(json!(2)).await.is(StatusCode::OK, "null");
-    setec
-        .call("get", json!({"Name": "app/put"}))
-        .await
-        .is(StatusCode::OK, r#"{"Value":"dHdv","Version":2}"#);
-    activate(json!(9)).await.says(StatusCode::NOT_FOUND);
-    activate(json!(0)).await.says(StatusCode::BAD_REQUEST);
-    setec
-        .call("activate", json!({"Name": "app/nothing", "Version": 1}))
-        .await
-        .says(StatusCode::NOT_FOUND);
-}
-
-async fn creating_versions(setec: &Setec<'_>) {
-    let create = |version: Value, value: &[u8]| {
-        let value = STANDARD.encode(value);
-        setec.call(
-            "create-version",
-            json!({"Name": "app/created", "Version": version, "Value": value}),
-        )
-    };
-    create(json!(7), b"seven").await.is(StatusCode::OK, "null");
-    setec
-        .call("get", json!({"Name": "app/created"}))
-        .await
-        .is(StatusCode::OK, r#"{"Value":"c2V2ZW4=","Version":7}"#);
-    create(json!(7), b"seven")
-        .await
-        .says(StatusCode::PRECONDITION_FAILED);
-    create(json!(3), b"three").await.is(StatusCode::OK, "null");
-    let info = r#"{"Name":"app/created","Versions":[3,7],"ActiveVersion":3}"#;
-    setec
-        .call("info", json!({"Name": "app/created"}))
-        .await
-        .is(StatusCode::OK, info);
-    setec.put("app/created", b"next").await.is(StatusCode::OK, "8");
-    create(json!(0), b"zero").await.says(StatusCode::BAD_REQUEST);
-    // Used once is used for ever, also after the version and the secret are gone.
-    setec
-        .call("delete-version", json!({"Name": "app/created", "Version": 7}))
-        .await
-        .is(StatusCode::OK, "null");
-    create(json!(7), b"again")
-        .await
-        .says(StatusCode::PRECONDITION_FAILED);
-    setec
-        .call("delete", json!({"Name": "app/created"}))
-        .await
-        .is(StatusCode::OK, "null");
-    create(json!(8), b"again")
-        .await
-        .says(StatusCode::PRECONDITION_FAILED);
-    setec.put("app/created", b"reborn").await.is(StatusCode::OK, "9");
-    // A poller that still has an old number never hears "not modified" about the new value.
-    let poll = json!({"Name": "app/created", "Version": 8, "UpdateIfChanged": true});
-    setec
-        .call("get", poll)
-        .await
-        .is(StatusCode::OK, r#"{"Value":"cmVib3Ju","Version":9}"#);
-    // Beyond the last number there is none.
-    create(json!(u32::MAX), b"last").await.is(StatusCode::OK, "null");
-    setec
-        .put("app/created", b"one too many")
-        .await
-        .says(StatusCode::BAD_REQUEST);
-}
-
-async fn deleting(setec: &Setec<'_>) {
-    let delete_version =
-        |version: Value| setec.call("delete-version", json!({"Name": "app/put", "Version": version}));
-    delete_version(json!(2)).await.says(StatusCode::BAD_REQUEST);
-    delete_version(json!(0)).await.says(StatusCode::BAD_REQUEST);
-    delete_version(json!(1)).await.is(StatusCode::OK, "null");
-    delete_version(json!(1)).await.says(StatusCode::NOT_FOUND);
-    setec
-        .call("get", json!({"Name": "app/put", "Version": 1}))
-        .await
-        .says(StatusCode::NOT_FOUND);
-    let info = r#"{"Name":"app/put","Versions":[2,3,4],"ActiveVersion":2}"#;
-    setec
-        .call("info", json!({"Name": "app/put"}))
-        .await
-        .is(StatusCode::OK, info);
-    setec
-        .call("delete-version", json!({"Name": "app/nothing", "Version": 1}))
-        .await
-        .says(StatusCode::NOT_FOUND);
-    setec
-        .call("delete", json!({"Name": "app/put"}))
-        .await
-        .is(StatusCode::OK, "null");
-    setec
-        .call("delete", json!({"Name": "app/put"}))
-        .await
-        .is(StatusCode::OK, "null");
-    setec
-        .call("delete", json!({"Name": "app/nothing"}))
-        .await
-        .is(StatusCode::OK, "null");
-    setec
-        .call("get", json!({"Name": "app/put"}))
-        .await
-        .says(StatusCode::NOT_FOUND);
-}
-
-async fn rights(setec: &Setec<'_>) {
-    let name = "app/rights";
-    setec.put(name, b"one").await.is(StatusCode::OK, "1");
-    setec.put(name, b"two").await.is(StatusCode::OK, "2");
-    let requests = [
-        ("get", json!({"Name": name})),
-        ("info", json!({"Name": name})),
-        ("put", json!({"Name": name, "Value": STANDARD.encode("two")})),
-        (
-            "create",
-            json!({"Name": name, "Version": 50, "Value": STANDARD.encode("fifty")}),
-        ),
-        ("activate", json!({"Name": name, "Version": 1})),
-        ("delete", json!({"Name": "app/rights-elsewhere"})),
-    ];
-    for holder in ["get", "info", "put", "create", "activate", "delete"] {
-        for (action, body) in &requests {
-            let method = if *action == "create" {
-                "create-version"
-            } else {
-                action
-            };
-            let answer = setec
-                .call_as(Some(&format!("uri:{holder}-only")), method, body.clone())
-                .await;
-            let allowed = holder == *action;
-            assert_eq!(
-                answer.status == StatusCode::OK,
-                allowed,
-                "{holder} did {action}: {} {}",
-                answer.status,
-                answer.body
-            );
-            if !allowed {
-                answer.says(StatusCode::FORBIDDEN);
-            }
+    let with_type = |content_type: Option<&str>| {
+        let mut request = setec
+            .bare(Method::POST, "/api/get")
+            .header("Sec-X-Tailscale-No-Browsers", "setec")
+            .body(body);
+        if let Some(content_type) = content_type {
+            request = request.header(CONTENT_TYPE, content_type);
         }
+        send(request)
+    };
+    for accepted in [
+        "application/json",
+        "application/json; charset=utf-8",
+        "application/json;charset=\"utf-8\"; x=y",
+        "Application/JSON",
+    ] {
+        with_type(Some(accepted)).await.expect(200);
     }
-    // Outside of the pattern nothing is allowed, whether it is there or not.
-    setec.put("other", b"value").await.is(StatusCode::OK, "1");
-    for there in ["other", "elsewhere"] {
-        setec
-            .call_as(Some("uri:get-only"), "get", json!({"Name": there}))
-            .await
-            .says(StatusCode::FORBIDDEN);
-    }
-    // A list shows what one has `info` for.
-    setec
-        .raw_as(Some("uri:get-only"), "list", "null")
-        .await
-        .is(StatusCode::OK, "[]");
-    let seen = setec.raw_as(Some("uri:info-only"), "list", "null").await.json();
-    let seen: Vec<&str> = seen
-        .as_array()
-        .expect("a list")
-        .iter()
-        .filter_map(|secret| secret["Name"].as_str())
-        .collect();
-    assert_eq!(seen, ["app/created", "app/empty", name]);
-    // Somebody with a certificate, but without any grant.
-    setec
-        .raw_as(Some("uri:nobody"), "list", "null")
-        .await
-        .says(StatusCode::FORBIDDEN);
-    setec
-        .call_as(Some("uri:nobody"), "get", json!({"Name": name}))
-        .await
-        .says(StatusCode::FORBIDDEN);
-}
-
-async fn requests_that_are_wrong(setec: &Setec<'_>) {
-    let good = r#"{"Name":"app/rights"}"#;
-    // The method, the content type and the header, in this order.
-    for method in [Method::GET, Method::PUT, Method::DELETE, Method::OPTIONS] {
-        setec
-            .send(ADMINISTRATOR, method, "get", JSON, GUARD, good)
-            .await
-            .says(StatusCode::BAD_REQUEST);
-    }
-    setec
-        .send(ADMINISTRATOR, Method::HEAD, "get", JSON, GUARD, good)
-        .await
-        .has(StatusCode::BAD_REQUEST);
-    for content_type in [
+    for refused in [
         None,
         Some("text/plain"),
         Some("application/x-www-form-urlencoded"),
         Some("application/jsonx"),
+        Some("application/json-seq"),
+        Some("text/json"),
+        Some(""),
     ] {
-        setec
-            .send(ADMINISTRATOR, Method::POST, "get", content_type, GUARD, good)
-            .await
-            .says(StatusCode::BAD_REQUEST);
-    }
-    let parameters = Some("application/json; charset=utf-8");
-    setec
-        .send(ADMINISTRATOR, Method::POST, "get", parameters, GUARD, good)
-        .await
-        .has(StatusCode::OK);
-    for guard in [None, Some("1"), Some("")] {
-        setec
-            .send(ADMINISTRATOR, Method::POST, "get", JSON, guard, good)
-            .await
-            .says(StatusCode::FORBIDDEN);
-    }
-    // The body.
-    for (method, body) in [
-        ("get", ""),
-        ("get", "null"),
-        ("get", "{}"),
-        ("get", "[]"),
-        ("get", "{"),
-        ("get", r#"{"Name":"app/rights"} x"#),
-        ("get", r#"{"Name":7}"#),
-        ("get", r#"{"Name":""}"#),
-        ("get", r#"{"Name":"app/rights","Version":-1}"#),
-        ("get", r#"{"Name":"app/rights","Version":4294967296}"#),
-        ("get", r#"{"Name":"app/rights","Version":1.5}"#),
-        ("get", r#"{"Name":"app/rights","Version":"1"}"#),
-        ("get", r#"{"Name":"app/rights","UpdateIfChanged":"yes"}"#),
-        ("put", r#"{"Name":"app/rights","Value":"not base64!"}"#),
-        ("put", r#"{"Name":"app/rights","Value":"YQ"}"#),
-        ("put", r#"{"Name":"app/rights","Value":7}"#),
-        (
-            "create-version",
-            r#"{"Name":"app/rights","Version":-7,"Value":"YQ=="}"#,
-        ),
-        (
-            "activate",
-            r#"{"Name":"app/rights","Version":99999999999999999999}"#,
-        ),
-        ("list", "["),
-    ] {
-        setec.raw(method, body).await.says(StatusCode::BAD_REQUEST);
-    }
-    setec
-        .send_bytes("get", b"{\"Name\":\"\xff\xfe\"}")
-        .await
-        .says(StatusCode::BAD_REQUEST);
-    // Unknown fields are ignored; known ones are found whatever their case, as Go does.
-    setec
-        .raw("get", r#"{"Surprise":[1,{"a":2}],"Name":"app/rights"}"#)
-        .await
-        .has(StatusCode::OK);
-    setec
-        .raw("get", r#"{"name":"app/rights","VERSION":1}"#)
-        .await
-        .has(StatusCode::OK);
-    // A method that is not there.
-    let unknown = setec.raw("steal", "{}").await;
-    assert!(unknown.status.is_client_error(), "{}", unknown.status);
-}
-
-async fn names(setec: &Setec<'_>) {
-    let longest = "n".repeat(1_024);
-    for good in [
-        longest.as_str(),
-        "a b",
-        "näme/空白/🗝",
-        "../..",
-        "a\\b",
-        "\"quoted\"",
-        "%2e",
-        "*",
-    ] {
-        setec.put(good, b"value").await.is(StatusCode::OK, "1");
-        let got = setec.call("info", json!({"Name": good})).await;
-        assert_eq!(got.json()["Name"], good);
-        setec
-            .call("delete", json!({"Name": good}))
-            .await
-            .is(StatusCode::OK, "null");
-    }
-    let too_long = "n".repeat(1_025);
-    for bad in ["", too_long.as_str(), "a\nb", "a\u{0}b", "a\u{7f}b", "a\u{85}b"] {
-        setec.put(bad, b"value").await.says(StatusCode::BAD_REQUEST);
-        setec
-            .call("get", json!({"Name": bad}))
-            .await
-            .says(StatusCode::BAD_REQUEST);
-    }
-}
-
-async fn sizes(setec: &Setec<'_>) {
-    let largest = vec![b'x'; 1 << 20];
-    setec.put("app/large", &largest).await.is(StatusCode::OK, "1");
-    let got = setec.call("get", json!({"Name": "app/large"})).await.json();
-    assert_eq!(
-        got["Value"].as_str().map(str::len),
-        Some(STANDARD.encode(&largest).len())
-    );
-    let too_large = vec![b'x'; (1 << 20) + 1];
-    setec
-        .put("app/large", &too_large)
-        .await
-        .says(StatusCode::BAD_REQUEST);
-    let body = format!(r#"{{"Name":"app/large","Value":"{}"}}"#, "A".repeat(8 << 20));
-    setec.raw("put", &body).await.says(StatusCode::BAD_REQUEST);
-}
-
-const JSON: Option<&str> = Some("application/json");
-const GUARD: Option<&str> = Some("setec");
-
-/// A client that sends whatever it is told to.
-struct Setec<'a> {
-    cluster: &'a TestCluster,
-    next_node: AtomicUsize,
-}
-
-struct Answer {
-    request: String,
-    status: StatusCode,
-    content_type: Option<String>,
-    body: String,
-}
-
-impl<'a> Setec<'a> {
-    fn new(cluster: &'a TestCluster) -> Self {
-        Self {
-            cluster,
-            next_node: AtomicUsize::new(0),
-        }
+        assert_refused(&with_type(refused).await, 400, "application/json");
     }
 
-    async fn put(&self, name: &str, value: &[u8]) -> Answer {
-        self.call("put", json!({"Name": name, "Value": STANDARD.encode(value)}))
-            .await
-    }
-
-    async fn call(&self, method: &str, body: Value) -> Answer {
-        self.call_as(ADMINISTRATOR, method, body).await
-    }
-
-    async fn call_as(&self, principal: Option<&str>, method: &str, body: Value) -> Answer {
-        self.raw_as(principal, method, &body.to_string()).await
-    }
-
-    async fn raw(&self, method: &str, body: &str) -> Answer {
-        self.raw_as(ADMINISTRATOR, method, body).await
-    }
-
-    async fn raw_as(&self, principal: Option<&str>, method: &str, body: &str) -> Answer {
-        self.send(principal, Method::POST, method, JSON, GUARD, body)
-            .await
-    }
-
-    async fn send_bytes(&self, method: &str, body: &'static [u8]) -> Answer {
-        self.exchange(ADMINISTRATOR, Method::POST, method, JSON, GUARD, body.to_vec())
-            .await
-    }
-
-    async fn send(
-        &self,
-        principal: Option<&str>,
-        http_method: Method,
-        method: &str,
-        content_type: Option<&str>,
-        guard: Option<&str>,
-        body: &str,
-    ) -> Answer {
-        self.exchange(
-            principal,
-            http_method,
-            method,
-            content_type,
-            guard,
-            body.as_bytes().to_vec(),
-        )
-        .await
-    }
-
-    async fn exchange(
-        &self,
-        principal: Option<&str>,
-        http_method: Method,
-        method: &str,
-        content_type: Option<&str>,
-        guard: Option<&str>,
-        body: Vec<u8>,
-    ) -> Answer {
-        let identity: Identity = match principal {
-            None => self.cluster.administrator(),
-            Some(principal) => self.cluster.identity(principal),
-        };
-        let node = self.next_node.fetch_add(1, Ordering::Relaxed) % self.cluster.len();
-        let shown: String = String::from_utf8_lossy(&body).chars().take(120).collect();
-        let request = format!("{http_method} {method} of node {node} by {principal:?} with {shown}");
-        let url = format!("{}/api/{method}", self.cluster.api(node));
-        let mut builder = self
-            .cluster
-            .http(Some(&identity))
-            .request(http_method, url)
+    for header in [None, Some("1"), Some("Setec"), Some("setec setec"), Some("")] {
+        let mut request = setec
+            .bare(Method::POST, "/api/get")
+            .header(CONTENT_TYPE, "application/json")
             .body(body);
-        if let Some(content_type) = content_type {
-            builder = builder.header("content-type", content_type);
+        if let Some(header) = header {
+            request = request.header("Sec-X-Tailscale-No-Browsers", header);
         }
-        if let Some(guard) = guard {
-            builder = builder.header("Sec-X-Tailscale-No-Browsers", guard);
+        assert_refused(&send(request).await, 403, "Sec-X-Tailscale-No-Browsers");
+    }
+
+    for path in ["/api/", "/api/fetch", "/api/get/", "/api", "/"] {
+        let request = setec
+            .bare(Method::POST, path)
+            .header(CONTENT_TYPE, "application/json")
+            .header("Sec-X-Tailscale-No-Browsers", "setec")
+            .body(body);
+        assert_refused(&send(request).await, 404, "not found");
+    }
+}
+
+/// `tests/bad_input.rs` has those that are malformed in themselves.
+#[tokio::test]
+async fn requests_that_ask_for_what_cannot_be_are_400() {
+    let (_cluster, setec) = three_nodes().await;
+    setec.put("example", b"value").await;
+    for method in [
+        "get",
+        "info",
+        "put",
+        "create-version",
+        "activate",
+        "delete",
+        "delete-version",
+    ] {
+        for body in ["null", "{}", r#"{"Name":null,"Version":1}"#] {
+            assert_refused(&setec.call(method, body).await, 400, "Name");
         }
-        let response = builder
+    }
+    for method in ["create-version", "activate", "delete-version"] {
+        for body in [
+            json!({"Name": "example"}),
+            json!({"Name": "example", "Version": 0}),
+        ] {
+            assert_refused(&setec.json(method, body).await, 400, "Version");
+        }
+    }
+    // The active version alone cannot be deleted.
+    let delete = || setec.json("delete-version", json!({"Name": "example", "Version": 1}));
+    assert_refused(&delete().await, 400, "active");
+    assert_eq!(
+        value(&setec, json!({"Name": "example"})).await,
+        (b"value".to_vec(), 1)
+    );
+    // Once another is active, it can.
+    setec.put("example", b"other").await;
+    setec
+        .json("activate", json!({"Name": "example", "Version": 2}))
+        .await
+        .expect(200);
+    delete().await.expect(200);
+    assert_eq!(versions(&setec, "example").await, json!([2]));
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_404() {
+    let (_cluster, setec) = three_nodes().await;
+    setec.put("example", b"value").await;
+    for (method, body) in [
+        ("get", json!({"Name": "other"})),
+        ("get", json!({"Name": "other", "Version": 1})),
+        (
+            "get",
+            json!({"Name": "other", "Version": 1, "UpdateIfChanged": true}),
+        ),
+        ("get", json!({"Name": "example", "Version": 2})),
+        ("get", json!({"Name": "example", "Version": 4_294_967_295_u32})),
+        ("get", json!({"Name": "Example"})),
+        ("info", json!({"Name": "other"})),
+        ("activate", json!({"Name": "other", "Version": 1})),
+        ("activate", json!({"Name": "example", "Version": 2})),
+        ("delete-version", json!({"Name": "other", "Version": 1})),
+        ("delete-version", json!({"Name": "example", "Version": 2})),
+    ] {
+        let answer = setec.json(method, body.clone()).await;
+        assert_eq!(answer.status, 404, "{method} {body}: {}", answer.text());
+        assert_is_short_text(&answer);
+    }
+    // Deleting what isn't there succeeds.
+    assert_eq!(
+        setec
+            .json("delete", json!({"Name": "other"}))
+            .await
+            .expect(200)
+            .text(),
+        "null"
+    );
+}
+
+#[tokio::test]
+async fn a_put_activates_only_the_first_and_stores_no_value_twice() {
+    let (_cluster, setec) = three_nodes().await;
+    assert_eq!(setec.put("example", b"one").await, 1);
+    assert_eq!(active(&setec, "example").await, 1);
+    assert_eq!(setec.put("example", b"two").await, 2);
+    assert_eq!(setec.put("example", b"three").await, 3);
+    assert_eq!(active(&setec, "example").await, 1, "later puts do not activate");
+
+    // Equal to the active version's value, though that isn't the latest.
+    assert_eq!(setec.put("example", b"one").await, 1);
+    // Equal to the latest's.
+    assert_eq!(setec.put("example", b"three").await, 3);
+    assert_eq!(versions(&setec, "example").await, json!([1, 2, 3]));
+    // Equal to neither: stored.
+    assert_eq!(setec.put("example", b"two").await, 4);
+
+    // The active version comes before the latest when both have the value.
+    setec
+        .json("activate", json!({"Name": "example", "Version": 2}))
+        .await
+        .expect(200);
+    assert_eq!(setec.put("example", b"two").await, 2);
+
+    // A destroyed version counts no more, and its number is not used again.
+    setec
+        .json("delete-version", json!({"Name": "example", "Version": 4}))
+        .await
+        .expect(200);
+    assert_eq!(setec.put("example", b"five").await, 5);
+    setec
+        .json("delete-version", json!({"Name": "example", "Version": 5}))
+        .await
+        .expect(200);
+    assert_eq!(setec.put("example", b"five").await, 6);
+    assert_eq!(versions(&setec, "example").await, json!([1, 2, 3, 6]));
+    assert_eq!(
+        setec
+            .json("get", json!({"Name": "example", "Version": 5}))
+            .await
+            .status,
+        404
+    );
+
+    // The empty value is a value.
+    assert_eq!(
+        setec
+            .json("put", json!({"Name": "empty"}))
+            .await
+            .expect(200)
+            .text(),
+        "1"
+    );
+    assert_eq!(
+        setec
+            .json("put", json!({"Name": "empty", "Value": ""}))
+            .await
+            .expect(200)
+            .text(),
+        "1"
+    );
+    assert_eq!(value(&setec, json!({"Name": "empty"})).await, (Vec::new(), 1));
+}
+
+#[tokio::test]
+async fn create_version_makes_and_activates_exactly_that_version_once() {
+    let (_cluster, setec) = three_nodes().await;
+    let create = |version: u64, value: &'static str| {
+        setec.json(
+            "create-version",
+            json!({"Name": "example", "Version": version, "Value": value}),
+        )
+    };
+    assert_eq!(create(7, "c2V2ZW4=").await.expect(200).text(), "null");
+    assert_eq!(
+        value(&setec, json!({"Name": "example"})).await,
+        (b"seven".to_vec(), 7)
+    );
+    // A lower number that never had a value.
+    create(3, "dGhyZWU=").await.expect(200);
+    assert_eq!(
+        value(&setec, json!({"Name": "example"})).await,
+        (b"three".to_vec(), 3)
+    );
+    // The next put is above the highest, and does not activate.
+    assert_eq!(setec.put("example", b"eight").await, 8);
+    assert_eq!(active(&setec, "example").await, 3);
+    assert_eq!(versions(&setec, "example").await, json!([3, 7, 8]));
+
+    // 412 where the number has a value (the same one, too), and where it ever had one.
+    assert_refused(&create(7, "b3RoZXI=").await, 412, "used");
+    assert_refused(&create(7, "c2V2ZW4=").await, 412, "used");
+    setec
+        .json("delete-version", json!({"Name": "example", "Version": 7}))
+        .await
+        .expect(200);
+    assert_refused(&create(7, "c2V2ZW4=").await, 412, "used");
+    assert_eq!(active(&setec, "example").await, 3);
+    setec.json("delete", json!({"Name": "example"})).await.expect(200);
+    assert_refused(&create(8, "ZWlnaHQ=").await, 412, "used");
+    assert_eq!(setec.json("info", json!({"Name": "example"})).await.status, 404);
+
+    // Beyond the last number a put is refused.
+    create(u32::MAX.into(), "bGFzdA==").await.expect(200);
+    let answer = setec
+        .json("put", json!({"Name": "example", "Value": "b25lIG1vcmU="}))
+        .await;
+    assert_refused(&answer, 400, "version number");
+    assert_refused(&create(u64::from(u32::MAX) + 1, "bGFzdA==").await, 400, "Version");
+}
+
+#[tokio::test]
+async fn a_poller_hears_not_modified_only_about_the_value_that_it_has() {
+    let (cluster, setec) = three_nodes().await;
+    let poll = |version: u64| {
+        setec.json(
+            "get",
+            json!({"Name": "example", "Version": version, "UpdateIfChanged": true}),
+        )
+    };
+    // A node may answer polls from a state as old as the staleness bound: what follows a change is
+    // asked until it shows, of each node.
+    let poll_until = async |version: u64, status: u16| {
+        for _ in 0..3 * cluster.len() {
+            eventually("the change shows", PATIENCE, async || {
+                let answer = poll(version).await;
+                assert!(
+                    answer.status == status || answer.status == 304,
+                    "{}",
+                    answer.text()
+                );
+                if answer.status == status {
+                    Ok(answer)
+                } else {
+                    Err("304".to_owned())
+                }
+            })
+            .await;
+        }
+        poll(version).await.expect(status)
+    };
+    setec.put("example", b"one").await;
+    setec.put("example", b"two").await;
+
+    let unchanged = poll(1).await.expect(304);
+    assert!(unchanged.body.is_empty(), "{}", unchanged.text());
+    assert_eq!(unchanged.header("content-type"), "");
+    // 0 and absent are no condition, and neither is a version without the flag.
+    assert_eq!(poll(0).await.expect(200).value(), (b"one".to_vec(), 1));
+    let without_flag = json!({"Name": "example", "Version": 1, "UpdateIfChanged": false});
+    assert_eq!(value(&setec, without_flag).await, (b"one".to_vec(), 1));
+    // Whatever other version the caller has, also one that never was: the active one's value.
+    for other in [2, 3, 4_294_967_295] {
+        assert_eq!(poll(other).await.expect(200).value(), (b"one".to_vec(), 1));
+    }
+    setec
+        .json("activate", json!({"Name": "example", "Version": 2}))
+        .await
+        .expect(200);
+    assert_eq!(poll_until(1, 200).await.value(), (b"two".to_vec(), 2));
+    poll(2).await.expect(304);
+
+    // Unchanged polls leave no record; changed ones do.
+    let disclosures = async || {
+        let request = AuditListRequest {
+            secret: Some("example".into()),
+            action: Some("get".into()),
+            ..AuditListRequest::default()
+        };
+        let page = cluster
+            .client()
+            .audit_list(&request)
+            .await
+            .expect("the audit log");
+        page.records.len()
+    };
+    let before = disclosures().await;
+    for _ in 0..6 {
+        poll(2).await.expect(304);
+    }
+    assert_eq!(disclosures().await, before);
+    poll(1).await.expect(200);
+    assert_eq!(disclosures().await, before + 1);
+
+    // After a deletion there is nothing, and the next put's number is above the highest, active.
+    let delete = || setec.json("delete", json!({"Name": "example"}));
+    delete().await.expect(200);
+    for had in [1, 2] {
+        poll_until(had, 404).await;
+    }
+    assert_eq!(setec.put("example", b"three").await, 3);
+    assert_eq!(active(&setec, "example").await, 3);
+    assert_eq!(versions(&setec, "example").await, json!([3]));
+    for had in [1, 2] {
+        assert_eq!(poll(had).await.expect(200).value(), (b"three".to_vec(), 3));
+    }
+    poll(3).await.expect(304);
+    // The same value as before the deletion is a new version all the same.
+    delete().await.expect(200);
+    assert_eq!(setec.put("example", b"three").await, 4);
+    assert_eq!(poll_until(3, 200).await.value(), (b"three".to_vec(), 4));
+}
+
+#[tokio::test]
+async fn each_method_needs_its_own_grant_for_this_very_secret() {
+    const METHODS: [(&str, &str); 8] = [
+        ("get", "get"),
+        ("info", "info"),
+        ("put", "put"),
+        ("create-version", "create-version"),
+        ("activate", "activate"),
+        ("delete-version", "delete"),
+        ("delete", "delete"),
+        ("list", "info"),
+    ];
+    let mut builder = TestCluster::builder().production();
+    for action in ["get", "info", "put", "create-version", "activate", "delete"] {
+        builder = builder.grant(&format!("uri:{action}"), &[action], &["app/*"]);
+    }
+    let cluster = builder
+        .grant("uri:exact", &["get"], &["app/a"])
+        .grant("uri:middle", &["get"], &["a*/b*d"])
+        .start()
+        .await;
+    let setec = Setec::administrator(&cluster);
+    for name in ["app/a", "app/deep/er", "app/b/c/d", "other"] {
+        setec.put(name, b"first").await;
+        setec.put(name, b"second").await;
+    }
+
+    for action in [
+        "get",
+        "info",
+        "put",
+        "create-version",
+        "activate",
+        "delete",
+        "nothing",
+    ] {
+        let caller = Setec::principal(&cluster, &format!("uri:{action}"));
+        for (method, needed) in METHODS {
+            let body = |name: &str| match method {
+                "put" => json!({"Name": name, "Value": "c2Vjb25k"}),
+                "create-version" => json!({"Name": name, "Version": 100, "Value": "eA=="}),
+                // A version that isn't there is found missing only by those who have the right.
+                "activate" | "delete-version" => json!({"Name": name, "Version": 50}),
+                _ => json!({"Name": name}),
+            };
+            // Deletes nothing that the others need.
+            let name = if method == "delete" {
+                "app/none"
+            } else {
+                "app/deep/er"
+            };
+            let answer = caller.json(method, body(name)).await;
+            match (action, method) {
+                // Without any grant at all not even the empty list is answered.
+                ("nothing", _) => assert_refused(&answer, 403, "access denied"),
+                (_, "list") => {
+                    let listed = answer.expect(200).json();
+                    let expected = if action == "info" { 3 } else { 0 };
+                    assert_eq!(
+                        listed.as_array().map(Vec::len),
+                        Some(expected),
+                        "{action}: {listed}"
+                    );
+                }
+                _ if action == needed => {
+                    let expected = if matches!(method, "activate" | "delete-version") {
+                        404
+                    } else {
+                        200
+                    };
+                    assert_eq!(answer.status, expected, "{action} {method}: {}", answer.text());
+                }
+                _ => assert_refused(&answer, 403, "access denied"),
+            }
+            // Elsewhere nobody may, and whether anything is there makes no difference.
+            for elsewhere in ["other", "app", "missing"] {
+                if method != "list" {
+                    assert_refused(&caller.json(method, body(elsewhere)).await, 403, "access denied");
+                }
+            }
+        }
+    }
+    // Polling needs `get` as well, also when nothing changed.
+    let poll = json!({"Name": "app/a", "Version": 1, "UpdateIfChanged": true});
+    let poller = |principal: &str| Setec::principal(&cluster, principal);
+    assert_eq!(poller("uri:get").json("get", poll.clone()).await.status, 304);
+    assert_eq!(poller("uri:info").json("get", poll).await.status, 403);
+
+    // Patterns: exact ones, and stars anywhere, over slashes as well.
+    let (exact, middle) = (poller("uri:exact"), poller("uri:middle"));
+    for (name, by_exact, by_middle) in [
+        ("app/a", 200, 403),
+        ("app/b/c/d", 403, 200),
+        ("app/deep/er", 403, 403),
+    ] {
+        assert_eq!(
+            exact.json("get", json!({"Name": name})).await.status,
+            by_exact,
+            "{name}"
+        );
+        assert_eq!(
+            middle.json("get", json!({"Name": name})).await.status,
+            by_middle,
+            "{name}"
+        );
+    }
+
+    // Nobody at all.
+    let nobody = Setec::new(&cluster, None);
+    for (method, _) in METHODS {
+        let answer = nobody.json(method, json!({"Name": "app/a", "Version": 1})).await;
+        assert_refused(&answer, 403, "could not be identified");
+    }
+}
+
+#[tokio::test]
+async fn list_is_in_order_and_shows_only_what_the_caller_has_info_for() {
+    let cluster = TestCluster::builder()
+        .production()
+        .grant("uri:team", &["info"], &["team/*", "z"])
+        .grant("uri:reader", &["get", "put", "activate", "delete"], &["*"])
+        .start()
+        .await;
+    let setec = Setec::administrator(&cluster);
+    let team = Setec::principal(&cluster, "uri:team");
+    let reader = Setec::principal(&cluster, "uri:reader");
+    let names = |answer: Answer| -> Vec<String> {
+        let listed = answer.expect(200).json();
+        let secrets = listed.as_array().expect("an array").iter();
+        secrets
+            .map(|secret| secret["Name"].as_str().expect("a name").to_owned())
+            .collect()
+    };
+
+    for accepted in ["", "null", "{}", " \n", r#"{"Unknown":[1]}"#] {
+        assert_eq!(
+            setec.call("list", accepted).await.expect(200).text(),
+            "[]",
+            "{accepted:?}"
+        );
+    }
+    // Ordered by bytes, with names that are prefixes of others and ones beyond ASCII.
+    let mut written = [
+        "z", "team/b", "team/a/b", "team/a", "team/ä", "team", "Z", "a b", "a\"\\b", "*",
+    ];
+    for name in written {
+        setec.put(name, b"value").await;
+    }
+    written.sort_unstable();
+    assert_eq!(names(setec.call("list", "{}").await), written);
+    assert_eq!(
+        names(team.call("list", "null").await),
+        ["team/a", "team/a/b", "team/b", "team/ä", "z"]
+    );
+    assert_eq!(reader.call("list", "").await.expect(200).text(), "[]");
+    // Fetching is not looking: get does not imply info.
+    reader.json("get", json!({"Name": "team/a"})).await.expect(200);
+    assert_eq!(reader.json("info", json!({"Name": "team/a"})).await.status, 403);
+    assert_eq!(team.json("get", json!({"Name": "team/a"})).await.status, 403);
+
+    // What was deleted is gone at once, what was put is there at once.
+    setec.json("delete", json!({"Name": "team/a"})).await.expect(200);
+    setec.put("team/c", b"value").await;
+    assert_eq!(
+        names(team.call("list", "{}").await),
+        ["team/a/b", "team/b", "team/c", "team/ä", "z"]
+    );
+}
+
+#[tokio::test]
+async fn fields_are_matched_without_regard_to_case_and_unknown_ones_ignored() {
+    let (_cluster, setec) = three_nodes().await;
+    let put = r#"{"nAmE":"example","VALUE":"aGk=","Comment":{"Name":"other","x":[null]},"version":5}"#;
+    assert_eq!(setec.call("put", put).await.expect(200).text(), "1");
+    for body in [
+        r#"{"name":"example","version":1}"#,
+        r#"{"NAME":"example","VERSION":1,"updateifchanged":false}"#,
+        r#"{"Name":"other","name":"example"}"#,
+        r#"{"Name":"example","Name":null,"Version":null,"UpdateIfChanged":null}"#,
+        r#"{"N\u0061me":"ex\u0061mple"}"#,
+        " {\n\t\"Name\" : \"example\" }\r\n",
+    ] {
+        assert_eq!(
+            setec.call("get", body).await.expect(200).value(),
+            (b"hi".to_vec(), 1),
+            "{body}"
+        );
+    }
+    let poll = r#"{"name":"example","VERSION":1,"updateIFchanged":true}"#;
+    setec.call("get", poll).await.expect(304);
+}
+
+#[tokio::test]
+async fn names_and_values_are_kept_byte_for_byte() {
+    let (_cluster, setec) = three_nodes().await;
+    let longest = "é".repeat(512);
+    // Two spellings of one letter are two names.
+    for name in [
+        "/",
+        "//a//",
+        "..",
+        " ",
+        "a b",
+        "*",
+        "secret/data/x",
+        "\u{e9}",
+        "e\u{301}",
+        "名前🔑",
+        "quote\"back\\slash",
+        "_internal/config",
+        &longest,
+    ] {
+        assert_eq!(setec.put(name, name.as_bytes()).await, 1, "{name:?}");
+        assert_eq!(
+            value(&setec, json!({"Name": name})).await,
+            (name.as_bytes().to_vec(), 1)
+        );
+    }
+    let every_byte: Vec<u8> = (0..=255).collect();
+    setec.put("bytes", &every_byte).await;
+    assert_eq!(value(&setec, json!({"Name": "bytes"})).await.0, every_byte);
+    let largest = vec![0xa5; 1 << 20];
+    setec.put("largest", &largest).await;
+    assert_eq!(value(&setec, json!({"Name": "largest"})).await.0, largest);
+}
+
+#[tokio::test]
+async fn both_versions_of_http_are_spoken() {
+    let (cluster, setec) = three_nodes().await;
+    setec.put("example", b"value").await;
+    for (http1, version) in [
+        (true, reqwest::Version::HTTP_11),
+        (false, reqwest::Version::HTTP_2),
+    ] {
+        let mut tls = cluster
+            .settings(Some(&cluster.administrator()))
+            .tls()
+            .expect("the client's files are there");
+        tls.alpn_protocols = vec![if http1 {
+            b"http/1.1".to_vec()
+        } else {
+            b"h2".to_vec()
+        }];
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .no_proxy()
+            .build()
+            .expect("an HTTP client");
+        let setec = Setec::with(http, &cluster);
+        let response = setec
+            .request("get")
+            .body(r#"{"Name":"example"}"#)
             .send()
             .await
-            .unwrap_or_else(|error| panic!("{request}: {error:?}"));
-        let status = response.status();
-        let content_type = response
-            .headers()
-            .get("content-type")
-            .and_then(|value| value.to_str().ok())
-            .map(str::to_owned);
-        let body = response
-            .text()
-            .await
-            .unwrap_or_else(|error| panic!("{request}: {error:?}"));
-        Answer {
-            request,
-            status,
-            content_type,
-            body,
-        }
+            .expect("an answer");
+        assert_eq!((response.version(), response.status()), (version, StatusCode::OK));
+        assert!(!response.headers()["x-request-id"].is_empty());
+        let poll = json!({"Name": "example", "Version": 1, "UpdateIfChanged": true});
+        assert!(setec.json("get", poll).await.expect(304).body.is_empty());
+        // The connection is still good.
+        setec.json("get", json!({"Name": "example"})).await.expect(200);
     }
 }
 
-impl Answer {
-    fn has(&self, status: StatusCode) {
-        assert_eq!(self.status, status, "{}: {}", self.request, self.body);
-    }
+#[tokio::test]
+async fn outages_are_500_and_say_why_and_when_to_try_again() {
+    let mut cluster = TestCluster::builder()
+        .nodes(3)
+        .setting("limits.request_timeout_ms", "1000")
+        .setting("limits.requests_per_s_per_principal", "200")
+        .grant("uri:eager", &["get"], &["*"])
+        .start()
+        .await;
+    let setec = Setec::administrator(&cluster);
+    setec.put("example", b"value").await;
 
-    /// Exactly this status and body (a newline at its end aside).
-    fn is(&self, status: StatusCode, body: &str) {
-        self.has(status);
-        assert_eq!(self.body.trim_end_matches('\n'), body, "{}", self.request);
+    // Over a rate: 429, the one documented addition.
+    let eager = Setec::principal(&cluster, "uri:eager").at(0);
+    let calls = (0..600).map(|_| eager.json("get", json!({"Name": "example"})));
+    let answers = futures::future::join_all(calls).await;
+    let limited: Vec<&Answer> = answers.iter().filter(|answer| answer.status == 429).collect();
+    assert!(
+        !limited.is_empty(),
+        "600 requests at once are over 200 in a second"
+    );
+    for answer in &limited {
+        assert_refused(answer, 429, "too many requests");
+        assert_eq!(answer.header("retry-after"), "1");
     }
+    assert!(answers.iter().any(|answer| answer.status == 200));
+    assert!(answers.iter().all(|answer| matches!(answer.status, 200 | 429)));
 
-    /// This status, with a short plain text.
-    fn says(&self, status: StatusCode) {
-        self.has(status);
-        let text = self.body.trim();
-        assert!(
-            !text.is_empty() && text.len() < 300 && !text.starts_with('{'),
-            "{}: {text:?}",
-            self.request
-        );
-        let plain = self
-            .content_type
-            .as_deref()
-            .is_some_and(|kind| kind.starts_with("text/plain"));
-        assert!(plain, "{}: {:?}", self.request, self.content_type);
+    // No majority: reads, writes and looks, polls beyond the staleness bound as well.
+    let others: Vec<usize> = (1..cluster.len()).collect();
+    for node in others {
+        cluster.kill(node).await;
     }
+    let setec = setec.at(0);
+    let poll = json!({"Name": "example", "Version": 1, "UpdateIfChanged": true});
+    eventually("polls are no longer answered", PATIENCE, async || {
+        let answer = setec.json("get", poll.clone()).await;
+        match answer.status {
+            304 => Err("304".to_owned()),
+            _ => Ok(assert_outage(&answer, "no majority")),
+        }
+    })
+    .await;
+    for (method, body) in [
+        ("get", json!({"Name": "example"})),
+        ("info", json!({"Name": "example"})),
+        ("list", json!({})),
+        ("put", json!({"Name": "example", "Value": "eA=="})),
+        (
+            "create-version",
+            json!({"Name": "example", "Version": 9, "Value": "eA=="}),
+        ),
+        ("activate", json!({"Name": "example", "Version": 1})),
+        ("delete-version", json!({"Name": "example", "Version": 2})),
+        ("delete", json!({"Name": "missing"})),
+    ] {
+        assert_outage(&setec.json(method, body).await, "no majority");
+    }
+}
 
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.body)
-            .unwrap_or_else(|error| panic!("{}: {error}: {}", self.request, self.body))
+#[tokio::test]
+async fn a_sealed_node_answers_500_and_says_so() {
+    let cluster = TestCluster::builder()
+        .nodes(1)
+        .environment("CONCLAVE_SEAL__KEY_FILE", "/nonexistent/seal.key")
+        .launch();
+    eventually("the sealed node answers", PATIENCE, async || {
+        let status = cluster.status(0).await.ok_or("no answer")?;
+        if status.sealed {
+            Ok(())
+        } else {
+            Err(format!("{status:?}"))
+        }
+    })
+    .await;
+    let setec = Setec::administrator(&cluster);
+    for (method, body) in [
+        ("get", json!({"Name": "example"})),
+        ("list", json!({})),
+        ("put", json!({"Name": "example", "Value": "eA=="})),
+    ] {
+        let answer = setec.json(method, body).await;
+        assert_outage(&answer, "sealed");
     }
+}
+
+/// The status, and short plain text that contains `reason`.
+#[track_caller]
+fn assert_refused(answer: &Answer, status: u16, reason: &str) {
+    assert_eq!(answer.status, status, "{}", answer.text());
+    assert_is_short_text(answer);
+    assert!(
+        answer.text().contains(reason),
+        "{reason:?} is not in {:?}",
+        answer.text()
+    );
+}
+
+/// 500 with a reason in plain words, and when to try again.
+#[track_caller]
+fn assert_outage(answer: &Answer, reason: &str) {
+    assert_refused(answer, 500, reason);
+    let after: u64 = answer.header("retry-after").parse().expect("seconds");
+    assert!(Duration::from_secs(after) <= Duration::from_secs(60));
+}
+
+#[track_caller]
+fn assert_is_short_text(answer: &Answer) {
+    assert!(
+        answer.header("content-type").starts_with("text/plain"),
+        "{:?}",
+        answer.headers
+    );
+    let text = answer.text();
+    assert!(text.len() <= 200 && text.lines().count() == 1, "{text}");
+    assert!(!text.contains("example") && !text.contains("app/"), "{text}");
+}
+
+async fn value(setec: &Setec, body: serde_json::Value) -> (Vec<u8>, u64) {
+    setec.json("get", body).await.expect(200).value()
+}
+
+async fn active(setec: &Setec, name: &str) -> u64 {
+    let info = setec
+        .json("info", json!({ "Name": name }))
+        .await
+        .expect(200)
+        .json();
+    info["ActiveVersion"].as_u64().expect("a version")
+}
+
+async fn versions(setec: &Setec, name: &str) -> serde_json::Value {
+    setec
+        .json("info", json!({ "Name": name }))
+        .await
+        .expect(200)
+        .json()["Versions"]
+        .clone()
 }

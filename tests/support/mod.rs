@@ -13,6 +13,8 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub mod setec;
+
 use conclave::{
     api::conclave::messages::Status,
     client::{Client, Settings},
@@ -461,7 +463,8 @@ impl TestCluster {
             .collect()
     }
 
-    fn settings(&self, identity: Option<&Identity>) -> Settings {
+    /// What a client with this certificate (or none) is made from.
+    pub fn settings(&self, identity: Option<&Identity>) -> Settings {
         Settings {
             addresses: (0..self.len()).map(|node| self.api(node)).collect(),
             authority: self.layout.authority(),
