@@ -6,6 +6,7 @@ mod endpoint;
 mod life;
 mod membership;
 mod options;
+mod proposing;
 mod status;
 
 pub use options::{RaftOptions, StartError};
@@ -21,14 +22,13 @@ use crate::{
         messages::{Question, Reply},
         multiplexed::LinkFault,
     },
-    types::{CommittedLeaderId, LogTypes, Proposal, Raft},
+    types::Raft,
 };
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use openraft::{
     ReadPolicy,
-    errors::{ClientWriteError, LinearizableReadError, RaftError},
-    impls::ProgressResponder,
+    errors::{LinearizableReadError, RaftError},
 };
 use std::{
     collections::BTreeMap,
@@ -37,7 +37,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::watch,
+    sync::{mpsc, oneshot, watch},
     time::{Instant, timeout_at},
 };
 
@@ -88,6 +88,9 @@ pub enum ProposeError {
     /// A limit refused before anything was appended: the payload is too large for an entry.
     #[error("the proposal has {size_bytes} bytes, more than {limit_bytes}")]
     TooLarge { size_bytes: usize, limit_bytes: usize },
+    /// A limit refused before anything was appended: too many proposals wait here.
+    #[error("too many proposals are waiting")]
+    Busy,
     /// The entry was appended, but leadership was lost or the node stopped before it was known to
     /// be committed. It may or may not be applied later.
     #[error("the outcome is unknown: {0}")]
@@ -212,6 +215,7 @@ pub struct RaftNode {
 struct Inner {
     core: Arc<Core>,
     transport: Arc<Transport>,
+    proposals: mpsc::Sender<proposing::Queued>,
     /// One change of membership at a time.
     changing: tokio::sync::Mutex<()>,
 }
@@ -234,50 +238,33 @@ impl RaftNode {
         service: Arc<dyn PeerService>,
     ) -> Result<Self, StartError> {
         let (core, transport) = life::start(options, listener, state_machine, service).await?;
+        let (proposals, queue) = mpsc::channel(proposing::QUEUE);
+        transport.spawn(proposing::run(Arc::clone(&core), queue));
         Ok(Self {
             inner: Arc::new(Inner {
                 core,
                 transport,
+                proposals,
                 changing: tokio::sync::Mutex::default(),
             }),
         })
     }
 
     /// Proposes `payload` as one entry, if this node leads in exactly `term`. Resolves when the
-    /// entry was applied here. Entries of one caller are appended in the order of the calls.
+    /// entry was applied here. Entries are appended in the order of the calls, however their futures
+    /// are polled.
     ///
     /// # Errors
     /// [`ProposeError::Unknown`] means that the entry may still be applied.
-    pub async fn propose(&self, term: u64, payload: Bytes) -> Result<Applied, ProposeError> {
-        let core = &self.inner.core;
-        if payload.len() > RaftOptions::PROPOSAL_LIMIT_BYTES {
-            return Err(ProposeError::TooLarge {
-                size_bytes: payload.len(),
-                limit_bytes: RaftOptions::PROPOSAL_LIMIT_BYTES,
-            });
-        }
-        let class = (core.options.classify)(&payload);
-        if !core.space.admits(class) {
-            return Err(ProposeError::NoSpace);
-        }
-        let raft = self.raft()?;
-        let (responder, completed) = ProgressResponder::<LogTypes, _>::complete_only();
-        // openraft checks the leader's term and appends in one step.
-        raft.write(Proposal(payload))
-            .with_leader(CommittedLeaderId::new(term))
-            .responder(responder)
-            .await
-            .map_err(|error| ProposeError::Unknown(error.to_string()))?;
-        match completed.await {
-            Ok(Ok(written)) => Ok(Applied {
-                position: written.log_id.into(),
-                response: written.data.0,
-            }),
-            Ok(Err(ClientWriteError::ForwardToLeader(forward))) => Err(ProposeError::NotLeader {
-                leader: forward.leader_id.map(RaftId),
-            }),
-            Ok(Err(error)) => Err(ProposeError::Unknown(error.to_string())),
-            Err(_) => Err(ProposeError::Unknown("the node stopped".into())),
+    pub fn propose(
+        &self,
+        term: u64,
+        payload: Bytes,
+    ) -> impl Future<Output = Result<Applied, ProposeError>> + Send + 'static {
+        let queued = self.queue(term, payload);
+        async move {
+            let outcome = queued?.await;
+            outcome.unwrap_or_else(|_| Err(ProposeError::Unknown("the node stopped".into())))
         }
     }
 
@@ -426,6 +413,37 @@ impl RaftNode {
             tracing::info!(%error, "leadership was not handed over before stopping");
         }
         life::stop(&self.inner.core, &self.inner.transport).await;
+    }
+
+    fn queue(
+        &self,
+        term: u64,
+        payload: Bytes,
+    ) -> Result<oneshot::Receiver<Result<Applied, ProposeError>>, ProposeError> {
+        let core = &self.inner.core;
+        if payload.len() > RaftOptions::PROPOSAL_LIMIT_BYTES {
+            return Err(ProposeError::TooLarge {
+                size_bytes: payload.len(),
+                limit_bytes: RaftOptions::PROPOSAL_LIMIT_BYTES,
+            });
+        }
+        if !core.space.admits((core.options.classify)(&payload)) {
+            return Err(ProposeError::NoSpace);
+        }
+        let (outcome, decided) = oneshot::channel();
+        let queued = proposing::Queued {
+            term,
+            payload,
+            outcome,
+        };
+        self.inner
+            .proposals
+            .try_send(queued)
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => ProposeError::Busy,
+                mpsc::error::TrySendError::Closed(_) => ProposeError::NotLeader { leader: None },
+            })?;
+        Ok(decided)
     }
 
     fn raft(&self) -> Result<Raft, ProposeError> {

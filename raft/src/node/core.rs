@@ -10,6 +10,7 @@ use crate::{
     storage::{
         identity_store::{Identity, IdentityStore},
         log_store::LogStore,
+        rocks_engine::RocksEngine,
         snapshot_store::{SnapshotData, SnapshotStore},
         space::{self, SpaceGate, SpaceLevel},
         state_machine_adapter::StateMachineThread,
@@ -27,7 +28,7 @@ use std::{
     collections::HashMap,
     io,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -55,6 +56,7 @@ pub(crate) struct Core {
 /// What a running node holds on to.
 #[derive(Clone)]
 pub(crate) struct Opened {
+    pub engine: Arc<RocksEngine>,
     pub identity_store: IdentityStore,
     pub log: LogStore,
     pub snapshots: SnapshotStore,
@@ -124,9 +126,10 @@ impl Core {
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, "the node has stopped"))
     }
 
-    /// Lets go of the disk and of the service.
-    pub fn close(&self) {
-        self.locked_opened().take();
+    /// Lets go of the disk and of the service. What remains says when the disk is closed.
+    pub fn close(&self) -> Weak<RocksEngine> {
+        let opened = self.locked_opened().take();
+        opened.map_or_else(Weak::new, |opened| Arc::downgrade(&opened.engine))
     }
 
     /// Stops taking part for good. The first reason stays.
@@ -279,10 +282,17 @@ impl Host for Core {
     }
 
     fn admits(&self, append: &AppendEntriesRequest<LogTypes>) -> bool {
-        append.entries.iter().all(|entry| {
-            let class = space::class_of(&entry.payload, &self.options.classify);
-            self.space.admits(class)
-        })
+        // A new leader feels its way through what is here already; that takes no space.
+        let Ok(opened) = self.opened() else { return false };
+        let last = opened.log.last_log_id();
+        append
+            .entries
+            .iter()
+            .filter(|entry| Some(entry.log_id) > last)
+            .all(|entry| {
+                self.space
+                    .admits(space::class_of(&entry.payload, &self.options.classify))
+            })
     }
 
     fn may_lead(&self) -> bool {

@@ -36,10 +36,12 @@ use openraft::{
     storage::RaftLogStorage,
 };
 use std::{collections::BTreeMap, fs, io, net, sync::Arc, time::Duration};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::timeout};
 
 /// How often free space is measured.
 const MEASURE_SPACE_EVERY: Duration = Duration::from_millis(500);
+/// For openraft's tasks to end after it has stopped.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Opens everything and starts the tasks.
 pub(super) async fn start(
@@ -83,7 +85,16 @@ pub(super) async fn stop(core: &Arc<Core>, transport: &Arc<Transport>) {
         tracing::warn!(%error, "Raft ended badly");
     }
     transport.stop().await;
-    core.close();
+    let engine = core.close();
+    // openraft's own tasks end by themselves, a moment after it said that it has.
+    let closed = async {
+        while engine.strong_count() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    if timeout(CLOSE_DEADLINE, closed).await.is_err() {
+        tracing::warn!("the log is still in use after the node has stopped");
+    }
 }
 
 fn open(
@@ -102,7 +113,7 @@ fn open(
         Box::pin(async move { machine.flush_to(position).await })
     });
     let log = LogStore::open(
-        engine,
+        engine.clone(),
         LogStoreOptions {
             sync: options.sync,
             on_fatal: options.on_fatal.clone(),
@@ -112,6 +123,7 @@ fn open(
     )?;
     let snapshots = SnapshotStore::open(&options.data_dir.join(SNAPSHOT_DIRECTORY))?;
     let opened = Opened {
+        engine,
         identity_store,
         log,
         snapshots,

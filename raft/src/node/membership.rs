@@ -77,7 +77,17 @@ pub(super) async fn transfer(
         if to == Some(own) {
             return Ok(own);
         }
-        let chosen = view.successor(core, to)?;
+        let chosen = match view.successor(core, to) {
+            Ok(chosen) => chosen,
+            // A leader that has only just been elected has not heard of its followers yet.
+            Err(error @ (MembershipError::NotCaughtUp { .. } | MembershipError::Unfinished(_))) => {
+                if timeout_at(deadline, status.changed()).await.is_err() {
+                    return Err(error);
+                }
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         raft.trigger()
             .transfer_leader(chosen.0)
             .await

@@ -4,7 +4,13 @@ use conclave_raft::transport::tls::TlsFiles;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType,
 };
-use std::{fs, path::Path};
+use rustls::{
+    DigitallySignedStruct, Error, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature},
+};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use std::{fs, path::Path, sync::Arc};
 
 /// A certificate authority.
 pub struct Authority {
@@ -53,5 +59,50 @@ impl Authority {
         fs::write(&files.private_key, key.serialize_pem()).unwrap();
         fs::write(&files.authority, self.issuer.pem()).unwrap();
         files
+    }
+}
+
+/// A client's verifier that lets every server pass: it is the client that is under test.
+#[derive(Debug)]
+pub struct AnyServer(WebPkiSupportedAlgorithms);
+
+impl AnyServer {
+    pub fn new(provider: &CryptoProvider) -> Arc<Self> {
+        Arc::new(Self(provider.signature_verification_algorithms))
+    }
+}
+
+impl ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::General("not spoken".into()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.0)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_schemes()
     }
 }

@@ -1,12 +1,12 @@
 //! Clusters of in-process nodes on loopback, with certificates of their own and a state machine that
 //! remembers every proposal. Each node can be stopped as if killed, and started again on its disk.
 
-#![allow(dead_code, reason = "each test program uses a part of this")]
+#![allow(dead_code, unused_imports, reason = "each test program uses a part of this")]
 
 mod certificates;
 mod journal;
 
-pub use certificates::Authority;
+pub use certificates::{AnyServer, Authority};
 pub use journal::Journal;
 
 use bytes::Bytes;
@@ -135,6 +135,23 @@ impl TestCluster {
             service: Arc::default(),
             snapshots: SnapshotPolicyOptions::default(),
         }
+    }
+
+    /// Configures one more node, which is not part of the cluster.
+    pub fn configure_another(&mut self, name: &str) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        self.addresses
+            .push((name.to_owned(), listener.local_addr().unwrap()));
+    }
+
+    /// The id that a member knows for a node of this name.
+    pub fn gone_id(&self, at: &str, name: &str) -> RaftId {
+        let members = self.status(at).members;
+        members
+            .into_iter()
+            .find(|(_, member)| member.record.name == name)
+            .unwrap()
+            .0
     }
 
     /// A formed cluster with a leader.

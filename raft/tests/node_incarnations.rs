@@ -1,0 +1,259 @@
+//! A data directory is an incarnation: wiped, old and foreign disks never take part as what they
+//! were.
+
+mod support;
+
+use conclave_raft::{
+    identity::RaftId,
+    node::{MembershipChange, Role},
+    state_machine::StateMachine,
+};
+use std::{fs, time::Duration};
+use support::{TestCluster, copy_directory, soon};
+use tokio::time::{Instant, timeout};
+
+/// Long enough for several elections with the tests' time-out of 150 ms.
+const SEVERAL_ELECTIONS: Duration = Duration::from_secs(4);
+
+/// An entry is on nodes 1 and 2 only; 2 is wiped and 1 killed: 2 and 3 must not elect.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wiped_node_never_helps_to_lose_what_it_acknowledged() {
+    let mut cluster = TestCluster::formed(3).await;
+    // Whoever leads is "node 1", some follower "node 2", the other "node 3".
+    let first = cluster.leader().await;
+    let mut followers = cluster.nodes.keys().filter(|name| **name != first).cloned();
+    let (second, third) = (followers.next().unwrap(), followers.next().unwrap());
+    drop(followers);
+    let known = cluster.propose("known to all").await;
+    cluster.applied_everywhere(known.position.index).await;
+    cluster.kill(&third).await;
+    let only = cluster.propose("on two nodes only").await;
+    cluster.applied(&second, only.position.index).await;
+    cluster.wipe(&second).await;
+    cluster.kill(&first).await;
+
+    cluster.start(&second).await;
+    cluster.start(&third).await;
+    let mut status = cluster.node(&third).raft.status();
+    let elected = status.wait_for(|status| {
+        status.role == Role::Leader || status.leader == status.raft_id && status.raft_id.is_some()
+    });
+    assert!(
+        timeout(SEVERAL_ELECTIONS, elected).await.is_err(),
+        "a wiped node voted under its old id"
+    );
+    assert_eq!(cluster.status(&second).role, Role::Unformed);
+    assert_eq!(cluster.status(&second).raft_id, None);
+
+    // With node 1 nothing is lost, and node 2 comes back as another incarnation.
+    cluster.admit();
+    cluster.start(&first).await;
+    let wiped = cluster
+        .wait(&second, "a new id", |status| status.raft_id.is_some())
+        .await;
+    assert!(wiped.raft_id >= Some(RaftId(100)), "{wiped:?}");
+    cluster.applied_everywhere(only.position.index).await;
+    for node in cluster.nodes.values() {
+        assert_eq!(node.journal.proposals(), ["known to all", "on two nodes only"]);
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wiped_node_takes_its_predecessors_place() {
+    let mut cluster = TestCluster::formed(3).await;
+    cluster.admit();
+    cluster.propose("a").await;
+    let leader = cluster.leader().await;
+    let wiped = cluster
+        .nodes
+        .keys()
+        .find(|name| **name != leader)
+        .unwrap()
+        .clone();
+    let predecessor = cluster.raft_id(&wiped);
+    cluster.wipe(&wiped).await;
+    cluster.start(&wiped).await;
+    let successor = cluster
+        .wait(&wiped, "a new id", |status| status.raft_id.is_some())
+        .await
+        .raft_id
+        .unwrap();
+    let applied = cluster.propose("b").await;
+    cluster.applied(&wiped, applied.position.index).await;
+
+    let leader = cluster.leader().await;
+    let replace = MembershipChange::Replace {
+        predecessor,
+        successor,
+    };
+    cluster
+        .node(&leader)
+        .raft
+        .change_membership(replace.clone(), soon())
+        .await
+        .unwrap();
+    let status = cluster
+        .wait(&wiped, "a vote", |status| status.role == Role::Follower)
+        .await;
+    assert!(!status.members.contains_key(&predecessor));
+    assert_eq!(status.members.values().filter(|member| member.voter).count(), 3);
+    // Safe to repeat.
+    cluster
+        .node(&leader)
+        .raft
+        .change_membership(replace, soon())
+        .await
+        .unwrap();
+    // The new incarnation carries the cluster.
+    let other = cluster
+        .nodes
+        .keys()
+        .find(|name| **name != leader && **name != wiped)
+        .unwrap()
+        .clone();
+    cluster.kill(&other).await;
+    cluster.propose("c").await;
+    cluster.stop().await;
+}
+
+/// Yesterday's disk under a live leader: it is told, marks itself, and rejoins as a new incarnation.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_copy_of_a_disk_is_treated_as_wiped() {
+    let mut cluster = TestCluster::formed(3).await;
+    cluster.admit();
+    let first = cluster.propose("old").await;
+    cluster.applied_everywhere(first.position.index).await;
+    let leader = cluster.leader().await;
+    let victim = cluster
+        .nodes
+        .keys()
+        .find(|name| **name != leader)
+        .unwrap()
+        .clone();
+    let old_id = cluster.raft_id(&victim);
+    cluster.kill(&victim).await;
+    let copy = cluster.directory.path().join("copy");
+    copy_directory(&cluster.data_dir(&victim), &copy);
+    cluster.start(&victim).await;
+    let newer = cluster.propose("newer").await;
+    cluster.applied_everywhere(newer.position.index).await;
+    cluster
+        .wait(&leader, "the acknowledgement", |status| {
+            status.members[&old_id].matched_index >= Some(newer.position.index)
+        })
+        .await;
+    assert_eq!(cluster.leader().await, leader, "the leader that knows stayed");
+    cluster.kill(&victim).await;
+    fs::remove_dir_all(cluster.data_dir(&victim)).unwrap();
+    copy_directory(&copy, &cluster.data_dir(&victim));
+
+    cluster.start(&victim).await;
+    let halted = cluster
+        .wait(&victim, "a halt", |status| status.halted.is_some())
+        .await;
+    assert!(
+        halted.halted.as_ref().unwrap().contains("older than"),
+        "{halted:?}"
+    );
+    assert_eq!(
+        cluster
+            .node(&victim)
+            .journal
+            .proposals()
+            .contains(&"newer".to_owned()),
+        false
+    );
+
+    cluster.kill(&victim).await;
+    cluster.start(&victim).await;
+    assert!(
+        cluster
+            .data_dir(&victim)
+            .join(format!("reverted-{old_id}"))
+            .is_dir()
+    );
+    let joined = cluster
+        .wait(&victim, "a new id", |status| status.raft_id.is_some())
+        .await;
+    assert_ne!(joined.raft_id, Some(old_id));
+    cluster.applied(&victim, newer.position.index).await;
+    assert_eq!(cluster.node(&victim).journal.proposals(), ["old", "newer"]);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_clusters_disk_is_refused() {
+    let ours = TestCluster::formed(3).await;
+    let mut theirs = TestCluster::formed(1).await;
+    theirs.propose("theirs").await;
+    theirs.kill("n1").await;
+
+    // The same names and an own CA: only the cluster's id tells them apart.
+    let mut ours = ours;
+    ours.kill("n1").await;
+    fs::remove_dir_all(ours.data_dir("n1")).unwrap();
+    copy_directory(&theirs.data_dir("n1"), &ours.data_dir("n1"));
+    let foreign = ours.try_start("n1").await.unwrap();
+    let before = ours.propose("ours").await;
+    ours.applied("n2", before.position.index).await;
+    ours.applied("n3", before.position.index).await;
+    assert!(!foreign.journal.proposals().contains(&"ours".to_owned()));
+    assert_ne!(
+        foreign.raft.status().borrow().cluster_id,
+        ours.status("n2").cluster_id
+    );
+    foreign.raft.shutdown(Duration::ZERO).await;
+    ours.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_nodes_disk_is_refused_at_start() {
+    let mut cluster = TestCluster::formed(1).await;
+    cluster.kill("n1").await;
+    let mut options = cluster.options("n1");
+    options.cluster_name = "other".into();
+    options.tls = cluster
+        .authority
+        .issue(&cluster.directory.path().join("other"), &["conclave://other/n1"]);
+    let refused = cluster.try_start_with(options).await.err().unwrap();
+    assert!(refused.contains("belongs to cluster \"test\""), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_without_its_log_is_refused_at_start() {
+    let mut cluster = TestCluster::formed(1).await;
+    cluster.propose("a").await;
+    cluster.node("n1").journal.flush().unwrap();
+    cluster.kill("n1").await;
+    fs::remove_dir_all(cluster.data_dir("n1").join("log")).unwrap();
+    let refused = cluster.try_start("n1").await.err().unwrap();
+    assert!(refused.contains("has no identity"), "{refused}");
+}
+
+/// The first node proposed, the second accepted, then both stopped: whoever starts goes on from there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn formation_goes_on_after_crashes_at_any_step() {
+    let mut cluster = TestCluster::configure(3);
+    cluster.start("n1").await;
+    cluster.start("n2").await;
+    // The third is missing: nothing is proposed.
+    let deadline = Instant::now() + Duration::from_millis(700);
+    let mut status = cluster.node("n2").raft.status();
+    let accepted = status.wait_for(|status| status.raft_id.is_some());
+    assert!(tokio::time::timeout_at(deadline, accepted).await.is_err());
+    cluster.kill("n1").await;
+    cluster.start("n3").await;
+    cluster.kill("n2").await;
+    cluster.start("n1").await;
+    cluster.start("n2").await;
+    cluster.leader().await;
+    for round in 0..3 {
+        cluster.kill("n1").await;
+        cluster.start("n1").await;
+        cluster.propose(&format!("round {round}")).await;
+    }
+    let ids: Vec<_> = ["n1", "n2", "n3"].map(|name| cluster.raft_id(name).0).into();
+    assert_eq!(ids, [1, 2, 3]);
+    cluster.stop().await;
+}

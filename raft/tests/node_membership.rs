@@ -1,0 +1,242 @@
+//! Members come, vote, hand over and go.
+
+mod support;
+
+use bytes::Bytes;
+use conclave_raft::{
+    node::{MembershipChange, MembershipError, ProposeError, Role},
+    storage::snapshot_policy::SnapshotPolicyOptions,
+};
+use std::time::Duration;
+use support::{TestCluster, soon};
+
+/// A formed cluster of three with a fourth configured node that waits with an empty directory.
+async fn three_and_a_waiting_one() -> TestCluster {
+    let mut cluster = TestCluster::formed(3).await;
+    cluster.configure_another("n4");
+    cluster
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_joins_learns_votes_and_leaves() {
+    let mut cluster = three_and_a_waiting_one().await;
+    cluster.propose("a").await;
+    cluster.start("n4").await;
+    cluster.admit();
+    let joined = cluster
+        .wait("n4", "an id", |status| status.raft_id.is_some())
+        .await;
+    let raft_id = joined.raft_id.unwrap();
+    let applied = cluster.propose("b").await;
+    cluster.applied("n4", applied.position.index).await;
+    assert_eq!(cluster.status("n4").role, Role::Learner);
+    assert_eq!(cluster.node("n4").journal.proposals(), ["a", "b"]);
+
+    let leader = cluster.leader().await;
+    let node = &cluster.node(&leader).raft;
+    node.change_membership(MembershipChange::Promote { raft_id }, soon())
+        .await
+        .unwrap();
+    cluster
+        .wait("n4", "a vote", |status| status.role == Role::Follower)
+        .await;
+    node.change_membership(MembershipChange::Remove { raft_id }, soon())
+        .await
+        .unwrap();
+    let status = cluster
+        .wait(&leader, "its removal", |status| {
+            !status.members.contains_key(&raft_id)
+        })
+        .await;
+    assert_eq!(status.members.len(), 3);
+    cluster.propose("c").await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_learner_that_is_behind_does_not_vote() {
+    let mut cluster = three_and_a_waiting_one().await;
+    cluster.admit();
+    cluster.start("n4").await;
+    let raft_id = cluster
+        .wait("n4", "an id", |status| status.raft_id.is_some())
+        .await
+        .raft_id
+        .unwrap();
+    cluster.kill("n4").await;
+    for number in 0..300 {
+        cluster.propose(&format!("p{number}")).await;
+    }
+    let leader = cluster.leader().await;
+    let refused = cluster
+        .node(&leader)
+        .raft
+        .change_membership(MembershipChange::Promote { raft_id }, soon())
+        .await;
+    assert!(
+        matches!(refused, Err(MembershipError::NotCaughtUp { .. })),
+        "{refused:?}"
+    );
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removal_that_would_lose_the_quorum_is_refused() {
+    let mut cluster = TestCluster::formed(3).await;
+    let leader = cluster.leader().await;
+    let mut followers = cluster.nodes.keys().filter(|name| **name != leader).cloned();
+    let (gone, alive) = (followers.next().unwrap(), followers.next().unwrap());
+    drop(followers);
+    let alive_id = cluster.raft_id(&alive);
+    cluster.kill(&gone).await;
+    let gone_id = cluster.gone_id(&leader, &gone);
+    cluster
+        .wait(&leader, "a silent member", |status| {
+            status.members[&gone_id]
+                .last_acknowledged_ms
+                .is_none_or(|ago| ago > 1000)
+        })
+        .await;
+    let node = &cluster.node(&leader).raft;
+    let refused = node
+        .change_membership(MembershipChange::Remove { raft_id: alive_id }, soon())
+        .await;
+    assert!(
+        matches!(refused, Err(MembershipError::WouldLoseQuorum(_))),
+        "{refused:?}"
+    );
+    node.change_membership(MembershipChange::Remove { raft_id: gone_id }, soon())
+        .await
+        .unwrap();
+    cluster.propose("two are enough").await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_goes_where_it_is_sent() {
+    let cluster = TestCluster::formed(3).await;
+    for _ in 0..4 {
+        let leader = cluster.leader().await;
+        let to = cluster.nodes.keys().find(|name| **name != leader).unwrap();
+        let raft_id = cluster.raft_id(to);
+        let node = &cluster.node(&leader).raft;
+        assert_eq!(
+            node.transfer_leadership(Some(raft_id), soon()).await.unwrap(),
+            raft_id
+        );
+        assert_eq!(cluster.leader().await, *to);
+    }
+    cluster.propose("on").await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_may_not_lead_is_not_elected() {
+    let mut cluster = TestCluster::formed(3).await;
+    let leader = cluster.leader().await;
+    let mut followers = cluster.nodes.keys().filter(|name| **name != leader).cloned();
+    let (barred, free) = (followers.next().unwrap(), followers.next().unwrap());
+    drop(followers);
+    cluster.node(&barred).raft.set_may_lead(false);
+    cluster.kill(&leader).await;
+    cluster.propose("a").await;
+    assert_eq!(cluster.leader().await, free);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_far_behind_gets_a_snapshot() {
+    let mut cluster = TestCluster::configure(3);
+    cluster.snapshots = SnapshotPolicyOptions {
+        after_log_bytes: 200_000,
+        keep_log_bytes: 20_000,
+        log_limit_bytes: 300_000,
+        check_every: Duration::from_millis(20),
+        ..SnapshotPolicyOptions::default()
+    };
+    for name in ["n1", "n2", "n3"] {
+        cluster.start(name).await;
+    }
+    let leader = cluster.leader().await;
+    let behind = cluster
+        .nodes
+        .keys()
+        .find(|name| **name != leader)
+        .unwrap()
+        .clone();
+    cluster.kill(&behind).await;
+    let payload = "x".repeat(10_000);
+    let mut last = 0;
+    for _ in 0..100 {
+        last = cluster.propose(&payload).await.position.index;
+    }
+    cluster
+        .wait(&leader, "a purged log", |status| {
+            status.purged_index > Some(last / 2)
+        })
+        .await;
+    cluster.start(&behind).await;
+    cluster.applied(&behind, last).await;
+    assert!(cluster.status(&behind).snapshot_index.is_some());
+    assert_eq!(cluster.node(&behind).journal.proposals().len(), 100);
+    let after = cluster.propose("after").await;
+    cluster.applied(&behind, after.position.index).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_hands_over_and_resumes_by_itself() {
+    let cluster = TestCluster::formed(3).await;
+    cluster.propose("a").await;
+    let full = cluster.leader().await;
+    cluster.free_space(&full, 1500);
+    cluster
+        .wait(&full, "another leader", |status| {
+            status.out_of_space && status.leader.is_some() && status.leader != status.raft_id
+        })
+        .await;
+    let term = cluster.status(&full).term;
+    let refused = cluster
+        .node(&full)
+        .raft
+        .propose(term, Bytes::from_static(b"x"))
+        .await;
+    assert!(matches!(refused, Err(ProposeError::NoSpace)), "{refused:?}");
+    let applied = cluster.propose("goes on").await;
+    let deadline = tokio::time::Instant::now() + Duration::from_millis(500);
+    assert!(
+        !cluster
+            .node(&full)
+            .raft
+            .wait_applied(applied.position.index, deadline)
+            .await
+    );
+    cluster.free_space(&full, 1_000_000);
+    cluster.applied(&full, applied.position.index).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn full_disks_take_what_frees_them() {
+    let cluster = TestCluster::formed(3).await;
+    cluster.propose("a").await;
+    for name in ["n1", "n2", "n3"] {
+        cluster.free_space(name, 1500);
+    }
+    for name in ["n1", "n2", "n3"] {
+        cluster
+            .wait(name, "a full disk", |status| status.out_of_space)
+            .await;
+    }
+    let leader = cluster.leader().await;
+    let term = cluster.status(&leader).term;
+    let refused = cluster
+        .node(&leader)
+        .raft
+        .propose(term, Bytes::from_static(b"x"))
+        .await;
+    assert!(matches!(refused, Err(ProposeError::NoSpace)), "{refused:?}");
+    let freed = cluster.propose("free everything").await;
+    cluster.applied_everywhere(freed.position.index).await;
+    cluster.stop().await;
+}
