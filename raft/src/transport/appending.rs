@@ -68,10 +68,18 @@ impl Appender {
     }
 
     /// Sends a stream of requests; yields their outcomes in order and ends with the first failure.
-    pub async fn stream<'s, S>(&'s mut self, input: S) -> Result<BoxStream<'s, Outcome>, RPCError<LogTypes>>
+    pub async fn stream<'s, S>(
+        &'s mut self,
+        mut input: S,
+    ) -> Result<BoxStream<'s, Outcome>, RPCError<LogTypes>>
     where
         S: Stream<Item = AppendEntriesRequest<LogTypes>> + Send + Unpin + 'static,
     {
+        // openraft pauses after failures within its stream of requests. Without waiting for the first
+        // one, a node that is down would be dialled thousands of times a second.
+        let Some(first) = input.next().await else {
+            return Ok(stream::empty().boxed());
+        };
         let mut connected = match self.connected.take() {
             Some(connected) => connected,
             None => self.connect().await?,
@@ -80,7 +88,7 @@ impl Appender {
         let session = Session {
             appender: self,
             connected: Some(connected),
-            input: Some(input),
+            input: Some(stream::iter([first]).chain(input)),
             sent: VecDeque::new(),
             sent_bytes: 0,
             due: Instant::now(),
