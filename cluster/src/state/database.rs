@@ -75,7 +75,7 @@ impl Database {
         let families =
             Table::ALL.map(|table| ColumnFamilyDescriptor::new(table.name(), table_options(&cache)));
         let rocks = DB::open_cf_descriptors(&database_options(), directory, families)
-            .map_err(|error| rocks_error(directory, None, &error))?;
+            .map_err(|error| open_error(directory, &error))?;
         Ok(Self {
             rocks,
             files: Files::new(directory),
@@ -288,6 +288,28 @@ fn table_options(cache: &Cache) -> Options {
     options.set_compression_type(DBCompressionType::None);
     options.set_write_buffer_size(WRITE_BUFFER_BYTES);
     options
+}
+
+/// RocksDB names damaged table files, but not a write-ahead log that it cannot replay.
+fn open_error(directory: &Path, error: &rocksdb::Error) -> io::Error {
+    let named = rocks_error(directory, None, error);
+    if named.kind() != io::ErrorKind::InvalidData || error.as_ref().contains(".sst") {
+        return named;
+    }
+    let logs = fs::read_dir(directory)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path());
+    let mut logs: Vec<String> = logs
+        .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
+        .map(|path| path.display().to_string())
+        .collect();
+    logs.sort();
+    io::Error::new(
+        named.kind(),
+        format!("{named} (write-ahead logs: {})", logs.join(", ")),
+    )
 }
 
 fn rocks_error(directory: &Path, table: Option<Table>, error: &rocksdb::Error) -> io::Error {
