@@ -1,9 +1,10 @@
 //! Which directory holds the state: replaced atomically when a snapshot is installed.
 //!
 //! The state's directory holds generations (`generation-7`), and the file `current`, which names
-//! the one in use. Installing renames a verified checkpoint to the next generation, syncs it, and
+//! the one in use. Installing takes a verified checkpoint over as the next generation, syncs it, and
 //! then replaces `current` by a rename: a crash leaves the old state or the new one, and the next
-//! start removes the other.
+//! start removes the other. The checkpoint itself stays as it is: it is a snapshot that others may
+//! ask for.
 
 use std::{
     fs::{self, File},
@@ -38,7 +39,7 @@ pub fn current(root: &Path) -> io::Result<PathBuf> {
 }
 
 /// Makes the files in `directory` the next generation and the one in use; returns where they lie.
-/// `directory` must be on the same file system.
+/// `directory` must be on the same file system, and stays as it is.
 pub fn replace(root: &Path, current: &Path, directory: &Path) -> io::Result<PathBuf> {
     let before = current.file_name().and_then(|name| number(name.to_str()?));
     let before = before.ok_or_else(|| damage(current, "it is no generation"))?;
@@ -47,11 +48,26 @@ pub fn replace(root: &Path, current: &Path, directory: &Path) -> io::Result<Path
     if next.exists() {
         fs::remove_dir_all(&next)?;
     }
-    sync_files(directory)?;
-    fs::rename(directory, &next)?;
+    take_over(directory, &next)?;
+    sync_files(&next)?;
     sync_directory(root)?;
     point(root, &name)?;
     Ok(next)
+}
+
+/// Table files never change and are shared by links; the few others are copied.
+fn take_over(directory: &Path, next: &Path) -> io::Result<()> {
+    fs::create_dir(next)?;
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let (from, to) = (entry.path(), next.join(entry.file_name()));
+        if from.extension().is_some_and(|ending| ending == "sst") {
+            fs::hard_link(from, to)?;
+        } else {
+            fs::copy(from, to)?;
+        }
+    }
+    Ok(())
 }
 
 fn first(root: &Path) -> io::Result<PathBuf> {
@@ -136,10 +152,14 @@ mod tests {
         let received = root.path().join("received");
         fs::create_dir(&received).unwrap();
         fs::write(received.join("a"), "b").unwrap();
+        fs::write(received.join("c.sst"), "d").unwrap();
         let second = replace(root.path(), &first, &received).unwrap();
         assert_eq!(current(root.path()).unwrap(), second);
         assert!(!first.exists());
-        assert_eq!(fs::read_to_string(second.join("a")).unwrap(), "b");
+        for directory in [second, received] {
+            assert_eq!(fs::read_to_string(directory.join("a")).unwrap(), "b");
+            assert_eq!(fs::read_to_string(directory.join("c.sst")).unwrap(), "d");
+        }
     }
 
     #[test]
