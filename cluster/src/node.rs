@@ -243,6 +243,20 @@ impl Cluster {
         self.inner.proposer.propose(&command, deadline).await
     }
 
+    /// As [`Self::propose`], in copies with the same id, for tests of duplicate delivery.
+    #[doc(hidden)]
+    pub async fn propose_copies(
+        &self,
+        command: Command,
+        copies: usize,
+        deadline: Instant,
+    ) -> Vec<Result<Answer, ProposeError>> {
+        self.inner
+            .proposer
+            .propose_copies(&command, copies, deadline)
+            .await
+    }
+
     /// Linearizable read: returns once everything committed before the call is applied here.
     pub async fn read_barrier(&self, deadline: Instant) -> Result<Freshness, ProposeError> {
         self.inner.barriers.read(deadline).await

@@ -44,7 +44,10 @@ pub(super) async fn start(
     let store = open_store(&options.data_dir).await?;
     let service = Arc::new(Service::default());
     let listener = TcpListener::bind(options.listen).map_err(|error| {
-        StartError::Configuration(format!("the cluster's listener cannot bind {}: {error}", options.listen))
+        StartError::Configuration(format!(
+            "the cluster's listener cannot bind {}: {error}",
+            options.listen
+        ))
     })?;
     let raft = RaftNode::start(raft_options(&options), listener, store.clone(), service.clone()).await?;
 

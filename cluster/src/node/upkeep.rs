@@ -3,8 +3,7 @@
 //! a learner that caught up take its predecessor's place.
 
 use super::{Inner, Leadership, Rejoin, joins};
-use crate::{
-    apply::AUDIT_LIMIT_BYTES_MIN,command::Operation, state::Meta};
+use crate::{apply::AUDIT_LIMIT_BYTES_MIN, command::Operation, state::Meta};
 use conclave_raft::{
     identity::RaftId,
     node::{MembershipChange, MembershipError, RaftStatus},
@@ -72,7 +71,9 @@ impl Inner {
         }
         // One version at a time, and none before every member knows it.
         if self.clock_report.borrow().rules_known_by_all > Some(meta.rules_version) {
-            due.push(Operation::RaiseRules { version: meta.rules_version + 1 });
+            due.push(Operation::RaiseRules {
+                version: meta.rules_version + 1,
+            });
         }
         let now_ms = self.clock.stamp(seen.term).map_or(0, |stamp| stamp.time_ms);
         match view.upkeep_due_ms() {

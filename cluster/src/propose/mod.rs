@@ -33,6 +33,7 @@ use crate::{
 };
 use bytes::Bytes;
 use conclave_raft::{codec, node::RaftStatus};
+use futures::future::join_all;
 use std::{sync::Arc, time::Duration};
 use ticket::Claim;
 use tokio::{
@@ -103,6 +104,24 @@ impl Proposer {
                 (true, false) => self.catch_up(answer.index, deadline).await?,
             }
         }
+    }
+
+    /// Pursues copies of one proposal at once, as a network would that delivers a message more than
+    /// once.
+    pub(crate) async fn propose_copies(
+        &self,
+        command: &Command,
+        copies: usize,
+        deadline: Instant,
+    ) -> Vec<Result<Answer, ProposeError>> {
+        let proposal = self.make(Bytes::from(codec::encode(command)));
+        let pursuits = (0..copies).map(|_| async {
+            let admission = Admission::take(&self.admission, proposal.command.len());
+            let admission = admission.ok_or(ProposeError::Overloaded)?;
+            self.pursue(&mut Pursuit::new(proposal.clone()), &admission, deadline)
+                .await
+        });
+        join_all(pursuits).await
     }
 
     fn make(&self, command: Bytes) -> Proposal {

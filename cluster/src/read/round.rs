@@ -36,7 +36,10 @@ impl<T: Clone + Send + 'static> SharedRounds<T> {
                 }
             }
         });
-        Self { ask, task: Mutex::new(Some(task)) }
+        Self {
+            ask,
+            task: Mutex::new(Some(task)),
+        }
     }
 
     /// The result of a round that begins after this call. `None` when there are no more rounds.

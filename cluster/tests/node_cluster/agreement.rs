@@ -4,6 +4,16 @@ use crate::{
     commands::{place, put},
     test_cluster::{TestCluster, soon},
 };
+use conclave_cluster::{
+    command::{Entry, Proposal, Stamp},
+    model::ProposalId,
+    state::Store,
+};
+use conclave_raft::{
+    codec,
+    identity::RaftId,
+    state_machine::{CommittedEntry, CommittedPayload, LogPosition, StateMachine},
+};
 use futures::future::join_all;
 use std::{fs, path::Path};
 
@@ -56,6 +66,99 @@ async fn one_changed_stored_byte_in_a_cold_row_is_found_and_halts_the_node() {
     cluster
         .status(damaged, |status| status.raft.halted.is_some())
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_whose_state_differs_halts() {
+    halts_when_its_state_differs(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_state_differs_halts_and_is_replaced() {
+    halts_when_its_state_differs(true).await;
+}
+
+/// Makes one node apply another entry than the others have at the same place of the log.
+async fn halts_when_its_state_differs(leading: bool) {
+    let mut cluster = TestCluster::start(3).await;
+    let odd = cluster.follower().await;
+    let sound = cluster.leader().await;
+    let first = cluster
+        .node(odd)
+        .propose(put(place(1), b"value"), soon())
+        .await
+        .unwrap();
+    cluster
+        .status(odd, |status| status.raft.applied_index >= Some(first.index))
+        .await;
+    cluster.kill(odd).await;
+    for n in 0..5 {
+        cluster
+            .node(sound)
+            .propose(put(place(n), b"value"), soon())
+            .await
+            .unwrap();
+    }
+    apply_what_nobody_proposed(&cluster.options[odd].data_dir.join("state"));
+    cluster.run(odd).await;
+    let applied = cluster.node(sound).status().borrow().raft.applied_index;
+    let status = cluster
+        .status(odd, |status| status.raft.applied_index >= applied)
+        .await;
+    if leading {
+        cluster
+            .node(sound)
+            .transfer_leadership(status.raft.raft_id, soon())
+            .await
+            .unwrap();
+    }
+    // Past the next index at which the digests are kept.
+    loop {
+        let answers =
+            join_all((0..8).map(|n| cluster.node(sound).propose(put(place(n), b"more"), soon()))).await;
+        if answers.iter().flatten().any(|answer| answer.index > 2 * 256) {
+            break;
+        }
+    }
+    let status = cluster.status(odd, |status| status.raft.halted.is_some()).await;
+    let reason = status.raft.halted.unwrap_or_default();
+    assert!(reason.contains("differs"), "{reason}");
+    cluster
+        .node(sound)
+        .propose(put(place(1), b"after"), soon())
+        .await
+        .unwrap();
+    assert!(cluster.node(sound).status().borrow().raft.halted.is_none());
+}
+
+fn apply_what_nobody_proposed(state: &Path) {
+    let store = Store::open(state).unwrap();
+    let applied = store.applied().unwrap().position.unwrap();
+    let proposal = Proposal {
+        id: ProposalId([0xEE; 16]),
+        made_at_index: applied.index,
+        node: RaftId(1),
+        command: codec::encode(&put(place(999), b"of this node alone")).into(),
+    };
+    let stamp = Stamp {
+        term: applied.term,
+        time_ms: store.view().time_ms(),
+    };
+    let entry = CommittedEntry {
+        position: LogPosition {
+            term: applied.term,
+            index: applied.index + 1,
+        },
+        payload: CommittedPayload::Proposal(
+            codec::encode(&Entry {
+                stamp,
+                proposals: vec![proposal],
+            })
+            .into(),
+        ),
+    };
+    store.apply(vec![entry]).unwrap();
+    store.flush().unwrap();
 }
 
 /// Flips one byte in the middle of the first run of `marker` in a table file below `directory`.

@@ -4,10 +4,11 @@ use crate::{
     commands::{disclose, disclosed, place, put},
     test_cluster::{TestCluster, soon},
 };
-use conclave_cluster::node::{OperateError, Rejoin};
+use conclave_cluster::node::{Change, OperateError, Rejoin};
 use conclave_raft::node::Role;
+use futures::future::join_all;
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::{sync::broadcast::error::RecvError, time::Instant};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wiped_node_comes_back_as_a_new_incarnation() {
@@ -37,6 +38,53 @@ async fn a_wiped_node_comes_back_as_a_new_incarnation() {
         .await
         .unwrap();
     assert_eq!(&disclosed(answer.outcome).value.ciphertext[..], b"value");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wiped_node_gets_a_snapshot_when_the_log_no_longer_reaches_back() {
+    let mut cluster = TestCluster::start_with(3, |options| {
+        options.snapshot_log_bytes = 64 * 1024;
+        options.snapshot_keep_log_bytes = 16 * 1024;
+    })
+    .await;
+    let wiped = cluster.follower().await;
+    cluster.kill(wiped).await;
+    cluster.wipe(wiped);
+    let leader = cluster.leader().await;
+    while cluster.node(leader).status().borrow().raft.purged_index.is_none() {
+        let node = cluster.node(leader);
+        join_all((0..50).map(|n| node.propose(put(place(n), &[n as u8; 1_000]), soon()))).await;
+    }
+    cluster.run(wiped).await;
+    let mut changes = cluster.node(wiped).changes();
+    let replaced = async {
+        while !matches!(
+            changes.recv().await,
+            Ok(Change::Replaced) | Err(RecvError::Lagged(_))
+        ) {}
+    };
+    tokio::time::timeout_at(soon(), replaced)
+        .await
+        .expect("a snapshot replaces the empty state");
+    cluster
+        .status(wiped, |status| {
+            let me = status.raft.raft_id.and_then(|me| status.raft.members.get(&me));
+            me.is_some_and(|member| member.voter)
+        })
+        .await;
+    let answer = cluster
+        .node(wiped)
+        .propose(disclose(place(7)), soon())
+        .await
+        .unwrap();
+    assert_eq!(disclosed(answer.outcome).value.ciphertext[..], [7; 1_000]);
+    for node in cluster.node(wiped).verify(soon()).await.unwrap().nodes {
+        let sound = node
+            .result
+            .as_ref()
+            .is_ok_and(|scan| scan.scanned == scan.running);
+        assert!(sound, "{node:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -113,6 +113,37 @@ async fn a_killed_leader_is_replaced_and_each_proposal_is_applied_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn copies_of_a_proposal_are_applied_once_and_answered_alike() {
+    let cluster = TestCluster::start(3).await;
+    for number in [cluster.leader().await, cluster.follower().await] {
+        let node = cluster.node(number);
+        let before = made(
+            &node
+                .propose(put(place(1), b"before"), soon())
+                .await
+                .unwrap()
+                .outcome,
+        );
+        let answers = node.propose_copies(put(place(1), b"copied"), 8, soon()).await;
+        let positions: BTreeSet<(u64, u32)> = answers
+            .iter()
+            .map(|answer| answer.as_ref().unwrap())
+            .map(|answer| (answer.index, answer.position))
+            .collect();
+        assert_eq!(positions.len(), 8, "not every copy went through the log");
+        for answer in answers {
+            assert_eq!(made(&answer.unwrap().outcome), before + 1);
+        }
+        let after = node.propose(put(place(1), b"after"), soon()).await.unwrap();
+        assert_eq!(made(&after.outcome), before + 2);
+        // A disclosure's value is given again as well.
+        for answer in node.propose_copies(disclose(place(1)), 4, soon()).await {
+            assert_eq!(&disclosed(answer.unwrap().outcome).value.ciphertext[..], b"after");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_majority_nothing_is_promised() {
     let mut cluster = TestCluster::start(3).await;
     let leader = cluster.leader().await;

@@ -220,7 +220,7 @@ impl TestCluster {
             rejoin: Rejoin::Automatic,
             staleness_bound: Duration::from_secs(2),
             clock_skew_bound: Duration::from_secs(5),
-            election_timeout: Duration::from_millis(250),
+            election_timeout: Duration::from_millis(200),
             proposal_queue_bytes: 64 * 1024 * 1024,
             batch_bytes: 4 * 1024 * 1024,
             snapshot_log_bytes: 256 * 1024 * 1024,
