@@ -213,7 +213,8 @@ pub enum AtAuditLimit {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogSection {
-    /// What is logged, in `tracing`'s filter syntax. Default `info,openraft=warn`.
+    /// What is logged, in `tracing`'s filter syntax. Default `info`; openraft's own lines only from
+    /// `warn` on, unless they are named.
     pub level: String,
     /// `auto` (default: `human` on a terminal, else `json`), `human` or `json`.
     pub format: LogFormat,
@@ -382,7 +383,7 @@ impl Default for AuditSection {
 impl Default for LogSection {
     fn default() -> Self {
         Self {
-            level: "info,openraft=warn".to_owned(),
+            level: "info".to_owned(),
             format: LogFormat::Auto,
         }
     }
