@@ -12,7 +12,7 @@ use std::{fs, time::Duration};
 use support::{TestCluster, copy_directory, soon};
 use tokio::time::{Instant, timeout};
 
-/// Long enough for several elections with the tests' time-out of 150 ms.
+/// Long enough for several elections with the tests' time-out of 250 ms.
 const SEVERAL_ELECTIONS: Duration = Duration::from_secs(4);
 
 /// An entry is on nodes 1 and 2 only; 2 is wiped and 1 killed: 2 and 3 must not elect.

@@ -28,7 +28,7 @@ use std::{
     collections::HashMap,
     io,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -126,10 +126,9 @@ impl Core {
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, "the node has stopped"))
     }
 
-    /// Lets go of the disk and of the service. What remains says when the disk is closed.
-    pub fn close(&self) -> Weak<RocksEngine> {
-        let opened = self.locked_opened().take();
-        opened.map_or_else(Weak::new, |opened| Arc::downgrade(&opened.engine))
+    /// Lets go of the service and of the disk. The last user of what remains closes the disk.
+    pub fn close(&self) -> Option<Arc<RocksEngine>> {
+        self.locked_opened().take().map(|opened| opened.engine)
     }
 
     /// Stops taking part for good. The first reason stays.

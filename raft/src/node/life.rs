@@ -85,10 +85,11 @@ pub(super) async fn stop(core: &Arc<Core>, transport: &Arc<Transport>) {
         tracing::warn!(%error, "Raft ended badly");
     }
     transport.stop().await;
-    let engine = core.close();
-    // openraft's own tasks end by themselves, a moment after it said that it has.
+    let Some(engine) = core.close() else { return };
+    // openraft's own tasks end by themselves, a moment after it said that it has. The last handle is
+    // dropped here, so that the disk is closed when this returns.
     let closed = async {
-        while engine.strong_count() > 0 {
+        while Arc::strong_count(&engine) > 1 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };

@@ -32,10 +32,21 @@ pub(super) async fn change(core: &Arc<Core>, change: MembershipChange) -> Result
     let raft = core
         .running()
         .ok_or(MembershipError::NotLeader { leader: None })?;
-    let metrics = raft.metrics().borrow_watched().clone();
-    let view = View::of(core, &metrics)?;
-    let Some(changes) = view.decide(change)? else {
-        return Ok(());
+    let patience = Instant::now() + core.options.election_timeout * 4;
+    let mut status = core.status.subscribe();
+    let (metrics, changes) = loop {
+        let metrics = raft.metrics().borrow_watched().clone();
+        match View::of(core, &metrics)?.decide(change.clone()) {
+            Ok(Some(changes)) => break (metrics, changes),
+            Ok(None) => return Ok(()),
+            // Whoever is late for a moment is not gone: look again before refusing.
+            Err(MembershipError::WouldLoseQuorum(_) | MembershipError::NotCaughtUp { .. })
+                if Instant::now() < patience =>
+            {
+                let _ = timeout_at(patience, status.changed()).await;
+            }
+            Err(error) => return Err(error),
+        }
     };
     let preconditions = [
         Precondition::CommittedLeaderId {

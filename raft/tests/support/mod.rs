@@ -204,7 +204,7 @@ impl TestCluster {
             data_dir,
             tls: self.tls(name),
             dev: true,
-            election_timeout: Duration::from_millis(150),
+            election_timeout: Duration::from_millis(250),
             snapshots: self.snapshots,
             reserves: Reserves {
                 ordinary_bytes: 2000,
