@@ -2,7 +2,7 @@
 
 use super::machine::Machine;
 use crate::{
-    command::{Expected, Look, Operation, SealedPart, Which},
+    command::{Expected, Look, NumberChoice, Operation, SealedPart, Which},
     model::{Place, SecretId, Version},
 };
 use std::io;
@@ -40,7 +40,13 @@ impl Subject {
         };
         match operation {
             Operation::Create { place, .. } => at(Expected::At(*place), None),
-            Operation::Put(put) => at(Expected::At(put.place), None),
+            Operation::Put(put) => at(
+                Expected::At(put.place),
+                match put.number {
+                    NumberChoice::Exactly(version) => Some(version),
+                    NumberChoice::Next => None,
+                },
+            ),
             Operation::Activate {
                 at: expected,
                 version,
