@@ -123,7 +123,12 @@ async fn checked_and_answered(edge: &Edge, route: Route, mut call: Call) -> Resu
     if route == Route::Health {
         let state = health::state(edge);
         let status = StatusCode::from_u16(state.http_status()).expect("each state has a status");
-        return Ok(Answer::json(status, &Health { state }));
+        return Ok(if call.request.method() == Method::HEAD {
+            // In HTTP/2 nobody takes the body away for us.
+            Answer::empty(status)
+        } else {
+            Answer::json(status, &Health { state })
+        });
     }
     let identified = call.caller(edge, Dialect::Conclave).await;
     let caller = identified.map_err(|_| Failure::new(ErrorCode::Denied, Call::UNIDENTIFIED))?;
@@ -178,10 +183,14 @@ impl Checked<'_> {
 
 /// Reads a message. An empty body is an empty object.
 fn read_message<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
-    let body = if body.iter().all(u8::is_ascii_whitespace) {
-        b"{}"
-    } else {
-        body
+    let body = match body.trim_ascii_start().first() {
+        None => b"{}",
+        Some(b'{') => body,
+        // serde would take an array for an object without its names.
+        Some(_) => {
+            let message = "invalid request: the body must be a JSON object";
+            return Err(Failure::new(ErrorCode::InvalidRequest, message));
+        }
     };
     serde_json::from_slice(body).map_err(|error| {
         // serde_json quotes wrong values, which may be long.
@@ -229,7 +238,14 @@ mod tests {
                 timeout_ms: None
             }
         );
-        for body in [&b"{\"id\":-1}"[..], b"{}", b"{\"id\":3,\"x\":1}", b"[", b"null"] {
+        for body in [
+            &b"{\"id\":-1}"[..],
+            b"{}",
+            b"{\"id\":3,\"x\":1}",
+            b"[",
+            b"[3]",
+            b"null",
+        ] {
             assert_eq!(
                 read_message::<MemberId>(body).unwrap_err().code,
                 ErrorCode::InvalidRequest
