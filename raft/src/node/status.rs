@@ -11,7 +11,12 @@ use openraft::{Instant as _, ServerState, async_runtime::WatchReceiver};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
+
+/// So many election time-outs without a word from the leader, and none is known any more: by then
+/// another would lead if a majority were there. openraft goes on naming the last one.
+const SILENT_ELECTION_TIMEOUTS: u32 = 8;
 
 /// Publishes the identity before Raft runs.
 pub(super) fn publish_identity(core: &Core) {
@@ -27,11 +32,18 @@ pub(super) async fn follow(core: Arc<Core>, transport: Arc<Transport>, raft: Raf
     let mut metrics = raft.metrics();
     let mut space = core.space.watch();
     let mut members = Vec::new();
+    let silence = core.options.election_timeout * SILENT_ELECTION_TIMEOUTS;
+    let mut look_for_silence = tokio::time::interval(silence / 4);
+    look_for_silence.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // Who was silent, in which term.
+    let mut silent = None;
     loop {
         let present = metrics.borrow_and_update().clone();
         let out_of_space = *space.borrow_and_update() < SpaceLevel::Enough;
         let ended = present.running_state.as_ref().err().map(ToString::to_string);
-        publish(&core, &present, out_of_space);
+        let is_silent = silent.is_some() && silent == leadership(&present);
+        let leader = present.current_leader.filter(|_| !is_silent);
+        publish(&core, &present, leader.map(RaftId), out_of_space);
         let named: Vec<_> = present
             .membership_config
             .nodes()
@@ -55,6 +67,11 @@ pub(super) async fn follow(core: Arc<Core>, transport: Arc<Transport>, raft: Raf
         let more = tokio::select! {
             more = metrics.changed() => more.is_ok(),
             more = space.changed() => more.is_ok(),
+            _ = look_for_silence.tick() => {
+                let present = metrics.borrow_and_update().clone();
+                silent = silent_leader(&raft, &present, silence).await;
+                true
+            }
         };
         if !more {
             return;
@@ -62,7 +79,25 @@ pub(super) async fn follow(core: Arc<Core>, transport: Arc<Transport>, raft: Raf
     }
 }
 
-fn publish(core: &Core, metrics: &Metrics, out_of_space: bool) {
+/// Who leads in which term, where it is another node.
+fn leadership(metrics: &Metrics) -> Option<(u64, u64)> {
+    let leader = metrics.current_leader.filter(|leader| *leader != metrics.id)?;
+    Some((metrics.current_term, leader))
+}
+
+/// The leader of a term, if it has not been heard of for this long, or not since this node started.
+async fn silent_leader(raft: &Raft, metrics: &Metrics, silence: Duration) -> Option<(u64, u64)> {
+    let leadership = leadership(metrics)?;
+    let heard = raft
+        .with_raft_state(|state| state.vote_last_modified())
+        .await
+        .ok()?;
+    heard
+        .is_none_or(|heard| heard.elapsed() > silence)
+        .then_some(leadership)
+}
+
+fn publish(core: &Core, metrics: &Metrics, leader: Option<RaftId>, out_of_space: bool) {
     let members = members(metrics);
     core.status.send_if_modified(|status| {
         let next = RaftStatus {
@@ -70,7 +105,7 @@ fn publish(core: &Core, metrics: &Metrics, out_of_space: bool) {
             raft_id: status.raft_id,
             role: role(metrics),
             term: metrics.current_term,
-            leader: metrics.current_leader.map(RaftId),
+            leader,
             last_log_index: metrics.last_log_index,
             committed_index: metrics.local_committed.map(|log_id| log_id.index),
             applied_index: metrics.last_applied.map(|log_id| log_id.index),
