@@ -108,6 +108,16 @@ fn describe() {
     describe_gauge!(TERM, Unit::Count, "The present term of the log");
     describe_gauge!(OUT_OF_SPACE, Unit::Count, "1 while the disk is below its reserve");
     describe_gauge!(INFO, Unit::Count, "1, with the version as a label");
+    // Counters are there from the start, so that the first event is seen as an increase.
+    for name in [
+        REFUSED_CONNECTIONS,
+        RELOADS,
+        RELOAD_ERRORS,
+        LEADER_CHANGES,
+        ELECTIONS,
+    ] {
+        counter!(name).increment(0);
+    }
 }
 
 /// An open connection of the API listener, until dropped.

@@ -1,7 +1,7 @@
 //! Every metric of this crate: name, unit and help, in one place. No label names a secret or a
 //! person.
 
-use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram};
 
 pub const PROPOSALS: &str = "conclave_proposals_total";
 pub const PROPOSALS_FORWARDED: &str = "conclave_proposals_forwarded_total";
@@ -88,4 +88,19 @@ pub fn describe() {
         Unit::Count,
         "Empty directories that this leader let in as learners"
     );
+    // Counters are there from the start, so that the first event is seen as an increase.
+    for name in [
+        PROPOSALS,
+        PROPOSALS_FORWARDED,
+        PROPOSAL_RETRIES,
+        PROPOSALS_OVERLOADED,
+        READ_ROUNDS,
+        POLLS_SERVED,
+        DIGESTS_COMPARED,
+        DIGESTS_DIFFERING,
+        SCRUBS,
+        MEMBERS_JOINED,
+    ] {
+        counter!(name).increment(0);
+    }
 }

@@ -104,6 +104,16 @@ pub fn describe() {
         Unit::Seconds,
         "How long one batch of entries took to apply."
     );
+    // Counters are there from the start, so that the first event is seen as an increase.
+    for name in [
+        LOG_SYNCS,
+        SNAPSHOTS_TAKEN,
+        SNAPSHOTS_INSTALLED,
+        SPACE_REFUSALS,
+        APPLIED_ENTRIES,
+    ] {
+        counter!(name).increment(0);
+    }
 }
 
 pub(crate) fn log_synced(took: Duration, entries: usize, bytes: usize) {
