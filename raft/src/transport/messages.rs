@@ -376,13 +376,12 @@ impl Append {
     /// `InvalidData` when the body does not fit the entries, or the entries do not follow each other.
     pub fn into_request(self, mut body: Bytes) -> io::Result<AppendEntriesRequest<LogTypes>> {
         let malformed = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
-        let mut next = self.previous.map_or(0, |previous| previous.index + 1);
+        let first = self.previous.map_or(0, |previous| previous.index + 1);
         let mut entries = Vec::with_capacity(self.entries.len());
-        for head in self.entries {
+        for (next, head) in (first..).zip(self.entries) {
             if head.position.index != next {
                 return Err(malformed("the entries of an append do not follow each other"));
             }
-            next += 1;
             let mut take = |bytes: u32| {
                 let bytes = bytes as usize;
                 if bytes <= body.len() {
