@@ -93,7 +93,7 @@ impl Operations {
         .map(drop)
     }
 
-    /// Destroys one version, which must not be the active one. Needs `delete`.
+    /// Destroys one version, which must be there and not be the active one. Needs `delete`.
     pub async fn delete_version(
         &self,
         caller: &Caller,
@@ -114,6 +114,7 @@ impl Operations {
             versions: vec![version],
             change: VersionChange::Destroy,
             spare_active: true,
+            refuse_destroyed: true,
         };
         call.carry_out(operation).await.map(drop)
     }

@@ -91,7 +91,14 @@ fn perform_step(machine: &mut Machine<'_, '_>, step: &Step, subject: &mut Subjec
             versions,
             change,
             spare_active,
-        } => versions::change(machine, *at, versions, *change, *spare_active),
+            refuse_destroyed,
+        } => {
+            let refused = versions::Refused {
+                active: *spare_active,
+                destroyed: *refuse_destroyed,
+            };
+            versions::change(machine, *at, versions, *change, refused)
+        }
         Operation::Delete { at, recoverable_ms } => secrets::delete(machine, *at, *recoverable_ms),
         Operation::Restore { secret, place } => secrets::restore(machine, *secret, *place),
         Operation::Move { at, to, name } => secrets::relocate(machine, *at, *to, name),

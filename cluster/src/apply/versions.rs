@@ -24,18 +24,26 @@ pub(super) fn activate(machine: &mut Machine<'_, '_>, at: Expected, version: Ver
     Ok(Done::Done)
 }
 
+/// Which versions refuse the whole change.
+#[derive(Clone, Copy)]
+pub(super) struct Refused {
+    pub(super) active: bool,
+    /// Those that are destroyed already, where the change would leave them so.
+    pub(super) destroyed: bool,
+}
+
 /// Changes the state of versions. Those that are already so stay as they are.
 pub(super) fn change(
     machine: &mut Machine<'_, '_>,
     at: Expected,
     versions: &[Version],
     change: VersionChange,
-    spare_active: bool,
+    refused: Refused,
 ) -> Result<Done, Stop> {
     let (id, mut secret) = resolve::living_secret(machine, at)?;
     if let Some(active) = secret
         .active
-        .filter(|active| spare_active && versions.contains(active))
+        .filter(|active| refused.active && versions.contains(active))
     {
         return Err(Refusal::ActiveVersion { version: active }.into());
     }
@@ -44,9 +52,20 @@ pub(super) fn change(
         let mut version = match resolve::version(machine, (id, &secret), number) {
             Ok(version) => version,
             // Its row is gone with it.
-            Err(Stop::Refused(Refusal::NotAvailable { .. })) if is_satisfied_by_destroyed(change) => continue,
+            Err(Stop::Refused(Refusal::NotAvailable { .. }))
+                if is_satisfied_by_destroyed(change) && !refused.destroyed =>
+            {
+                continue;
+            }
             Err(stop) => return Err(stop),
         };
+        if refused.destroyed && version.state == VersionState::Destroyed {
+            return Err(Refusal::NotAvailable {
+                version: number,
+                state: version.state,
+            }
+            .into());
+        }
         let Some(state) = state_after(number, &version, change, machine.now_ms())? else {
             continue;
         };

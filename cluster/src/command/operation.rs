@@ -78,7 +78,7 @@ pub enum Operation {
     Put(Put),
     /// Makes an available version the active one.
     Activate { at: Expected, version: Version },
-    /// Changes the state of versions. Idempotent.
+    /// Changes the state of versions. Idempotent unless `refuse_destroyed`.
     ChangeVersions {
         at: Expected,
         /// At most 4,096.
@@ -86,6 +86,9 @@ pub enum Operation {
         change: VersionChange,
         /// Refuse with [`super::Refusal::ActiveVersion`] if one of them is active.
         spare_active: bool,
+        /// Refuse with [`super::Refusal::NotAvailable`] if one of them is destroyed already, also
+        /// where that is what is asked for.
+        refuse_destroyed: bool,
     },
     /// Deletes the whole secret. `recoverable_ms: None` destroys every version and leaves only the
     /// tombstone; else the secret leaves its place and can be restored for so long.

@@ -148,9 +148,10 @@ impl Model {
                 versions,
                 change,
                 spare_active,
+                refuse_destroyed,
             } => {
                 let id = self.living(*at)?;
-                self.change(id, versions, *change, *spare_active)
+                self.change(id, versions, *change, (*spare_active, *refuse_destroyed))
             }
             Operation::Delete { at, recoverable_ms } => {
                 let id = self.any(*at)?;
@@ -330,7 +331,7 @@ impl Model {
         id: SecretId,
         versions: &[Version],
         change: VersionChange,
-        spare_active: bool,
+        (spare_active, refuse_destroyed): (bool, bool),
     ) -> Result<Answer, Refusal> {
         use VersionState::{Deleted, Destroyed, Disabled, Enabled};
         let now_ms = self.now_ms;
@@ -344,7 +345,8 @@ impl Model {
         }
         let mut any = false;
         for &version in versions {
-            let destroyed_is_fine = matches!(change, VersionChange::Destroy | VersionChange::Delete { .. });
+            let destroyed_is_fine =
+                !refuse_destroyed && matches!(change, VersionChange::Destroy | VersionChange::Delete { .. });
             match self.version(id, version) {
                 Err(Refusal::NotAvailable { .. }) if destroyed_is_fine => continue,
                 Err(refusal) => return Err(refusal),
@@ -359,7 +361,7 @@ impl Model {
             let in_time = !matches!(row.state, Deleted { until_ms: Some(until_ms) } if until_ms <= now_ms);
             let before = row.state;
             row.state = match (change, row.state) {
-                (VersionChange::Destroy | VersionChange::Delete { .. }, Destroyed) => continue,
+                (_, Destroyed) if destroyed_is_fine => continue,
                 (_, Destroyed) => return refused,
                 (VersionChange::Destroy, _) => {
                     row.destroy();
@@ -809,8 +811,10 @@ fn operations() -> impl Strategy<Value = Operation> {
         }),
         8 => puts().prop_map(Operation::Put),
         2 => (whereabouts(), numbers()).prop_map(|(at, version)| Operation::Activate { at, version }),
-        4 => (whereabouts(), prop::collection::vec(numbers(), 0..3), changes(), any::<bool>())
-            .prop_map(|(at, versions, change, spare_active)| Operation::ChangeVersions { at, versions, change, spare_active }),
+        4 => (whereabouts(), prop::collection::vec(numbers(), 0..3), changes(), any::<bool>(), any::<bool>())
+            .prop_map(|(at, versions, change, spare_active, refuse_destroyed)| Operation::ChangeVersions {
+                at, versions, change, spare_active, refuse_destroyed,
+            }),
         2 => (whereabouts(), prop::option::weighted(0.7, 0_u64..90))
             .prop_map(|(at, recoverable_ms)| Operation::Delete { at, recoverable_ms }),
         2 => (1..=SECRETS, 1..=PLACES).prop_map(|(secret, at)| Operation::Restore { secret: id(secret), place: place(at) }),

@@ -155,6 +155,7 @@ fn an_idle_cluster_knows_when_to_tick_and_when_to_stop() {
         versions: vec![version(1)],
         change,
         spare_active: false,
+        refuse_destroyed: false,
     });
     assert_eq!(
         bench.store.view().upkeep_due_ms().unwrap(),

@@ -35,6 +35,7 @@ fn change(numbers: &[u32], change: VersionChange) -> Operation {
         versions,
         change,
         spare_active: false,
+        refuse_destroyed: false,
     }
 }
 

@@ -78,6 +78,7 @@ fn the_same_value_is_kept_once() {
         versions: vec![version(1)],
         change,
         spare_active: false,
+        refuse_destroyed: false,
     });
     assert_eq!(
         bench.put(same(10)),
@@ -333,6 +334,7 @@ fn a_destroyed_active_version_leaves_none_active() {
         versions: vec![version(1)],
         change,
         spare_active,
+        refuse_destroyed: false,
     };
     assert_eq!(
         bench.refused(destroy(true)),
@@ -341,6 +343,20 @@ fn a_destroyed_active_version_leaves_none_active() {
     bench.run(destroy(false));
     bench.run(destroy(false));
     assert_eq!(bench.secret(1).active, None);
+    let again = Operation::ChangeVersions {
+        at: at(1),
+        versions: vec![version(1)],
+        change,
+        spare_active: false,
+        refuse_destroyed: true,
+    };
+    assert_eq!(
+        bench.refused(again),
+        Refusal::NotAvailable {
+            version: version(1),
+            state: VersionState::Destroyed
+        }
+    );
     assert_eq!(
         bench.refused(disclose(at(1), Which::Active)),
         Refusal::VersionNotFound
@@ -417,6 +433,7 @@ fn a_poll_of_the_active_version_leaves_no_record() {
         versions: vec![version(1)],
         change,
         spare_active: false,
+        refuse_destroyed: false,
     });
     let refusal = Refusal::NotAvailable {
         version: version(1),
