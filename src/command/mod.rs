@@ -126,10 +126,23 @@ impl Command {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+    use std::collections::BTreeSet;
 
+    /// clap checks itself only in debug builds, and we have none.
     #[test]
-    fn the_command_line_is_consistent() {
-        CommandLine::command().debug_assert();
+    fn no_two_arguments_of_a_command_share_a_name() {
+        let mut open = vec![CommandLine::command()];
+        while let Some(command) = open.pop() {
+            let mut seen = BTreeSet::new();
+            for argument in command.get_arguments() {
+                let names = [Some(argument.get_id().as_str()), argument.get_long()];
+                let names: BTreeSet<&str> = names.into_iter().flatten().collect();
+                for name in names {
+                    assert!(seen.insert(name.to_owned()), "{}: {name}", command.get_name());
+                }
+            }
+            open.extend(command.get_subcommands().cloned());
+        }
     }
 
     #[test]

@@ -71,7 +71,7 @@ struct Folder {
 struct ClusterName {
     /// The cluster's configured name.
     #[arg(long = "cluster", value_name = "NAME", default_value = "conclave")]
-    name: String,
+    cluster_name: String,
 }
 
 impl Folder {
@@ -101,7 +101,7 @@ impl Pki {
                     (AuthorityKind::Nodes, NODE_CA),
                     (AuthorityKind::Clients, CLIENT_CA),
                 ] {
-                    let authority = Authority::generate(kind, &cluster.name, Validity::days(days))?;
+                    let authority = Authority::generate(kind, &cluster.cluster_name, Validity::days(days))?;
                     authority.write(&folder.pem(name), &folder.key(name))?;
                     report(format, &folder.pem(name), &folder.key(name))?;
                 }
@@ -114,7 +114,7 @@ impl Pki {
                 cluster,
                 days,
             } => {
-                let node_name = NodeName::new(&cluster.name, &name)
+                let node_name = NodeName::new(&cluster.cluster_name, &name)
                     .map_err(|error| Failure::Invalid(error.to_string()))?;
                 let authority = folder.load(AuthorityKind::Nodes, NODE_CA)?;
                 let api = format!("{name}-api");
