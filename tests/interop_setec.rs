@@ -25,6 +25,8 @@ async fn the_upstream_client_works() {
             .args(["test", "-count=1", "-v", "./..."])
             .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/setec-go"))
             .env("CONCLAVE_ADDRESSES", cluster.api(node))
+            // Numbers are never used twice at a name, so each run has names of its own.
+            .env("CONCLAVE_INTEROP_PREFIX", format!("node-{node}/"))
             .env("CONCLAVE_CA", cluster.layout().authority())
             .env("CONCLAVE_CLIENT_CERT", administrator.certificate)
             .env("CONCLAVE_CLIENT_KEY", administrator.key);

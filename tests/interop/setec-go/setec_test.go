@@ -44,9 +44,12 @@ func client(t *testing.T) setec.Client {
 	}
 }
 
+// prefix keeps the names of one run apart from those of others in the same cluster.
+func prefix() string { return os.Getenv("CONCLAVE_INTEROP_PREFIX") }
+
 func TestEveryMethod(t *testing.T) {
 	ctx, c := t.Context(), client(t)
-	const name = "interop/every-method"
+	name := prefix() + "every-method"
 
 	_, err := c.Get(ctx, name)
 	mustBe(t, err, api.ErrNotFound)
@@ -112,9 +115,9 @@ func TestEveryMethod(t *testing.T) {
 func TestValuesAreExact(t *testing.T) {
 	c := client(t)
 	for name, value := range map[string][]byte{
-		"interop/binary":      {0, 1, 2, 255, 254, '\r', '\n', 0},
-		"interop/large":       bytes.Repeat([]byte("0123456789abcdef"), 1<<16),
-		"interop/näme mit 空白": []byte("unicode"),
+		prefix() + "binary":      {0, 1, 2, 255, 254, '\r', '\n', 0},
+		prefix() + "large":       bytes.Repeat([]byte("0123456789abcdef"), 1<<16),
+		prefix() + "näme mit 空白": []byte("unicode"),
 	} {
 		_, err := c.Put(t.Context(), name, value)
 		check(t, err)
@@ -131,7 +134,7 @@ func TestStorePolls(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	c := client(t)
-	const name = "interop/store"
+	name := prefix() + "store"
 	_, err := c.Put(ctx, name, []byte("before"))
 	check(t, err)
 	store, err := setec.NewStore(ctx, setec.StoreConfig{
