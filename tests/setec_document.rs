@@ -183,6 +183,8 @@ async fn requests_that_ask_for_what_cannot_be_are_400() {
         .expect(200);
     delete().await.expect(200);
     assert_eq!(versions(&setec, "example").await, json!([2]));
+    // Twice is once too often.
+    assert_refused(&delete().await, 404, "version");
 }
 
 #[tokio::test]
