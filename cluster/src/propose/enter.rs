@@ -135,7 +135,9 @@ impl Entering {
             Ok(applied) => self.distribute(applied, replies),
             Err(ProposeError::NotLeader { .. }) => say_to_all(replies, &Tried::NotEntered),
             // Batches are smaller than the log's limit by far, and few are in flight.
-            Err(ProposeError::TooLarge { .. } | ProposeError::Busy) => say_to_all(replies, &Tried::NotEntered),
+            Err(ProposeError::TooLarge { .. } | ProposeError::Busy) => {
+                say_to_all(replies, &Tried::NotEntered)
+            }
             Err(ProposeError::NoSpace) => say_to_all(replies, &Tried::NoSpace),
             Err(ProposeError::Unknown(_)) => say_to_all(replies, &Tried::Unknown),
         }
