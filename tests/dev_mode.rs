@@ -46,8 +46,7 @@ async fn programs_get_a_cluster_and_leave_nothing_behind() {
             client
                 .get("dev/name", None)
                 .await
-                .ok()
-                .expect("get")
+                .unwrap_or_else(|error| panic!("get: {error}"))
                 .value
                 .as_slice(),
             b"value"

@@ -89,7 +89,8 @@ async fn strangers_are_refused_in_the_handshake() {
     let cluster = TestCluster::formed(1).await;
     let directory = cluster.directory.path().join("strangers");
     let named: &[&str] = &["conclave://test/n1"];
-    let cases: [(&str, &[&str], fn(&mut rcgen::CertificateParams)); 4] = [
+    type Case<'a> = (&'a str, &'a [&'a str], fn(&mut rcgen::CertificateParams));
+    let cases: [Case<'_>; 4] = [
         ("expired", named, |params| {
             params.not_before = rcgen::date_time_ymd(2020, 1, 1);
             params.not_after = rcgen::date_time_ymd(2021, 1, 1);

@@ -220,12 +220,10 @@ mod tests {
     #[test]
     fn answers_as_go_writes_them() {
         let value = decode_value(&response(r#"{"Value":"aGVsbG8sIHdvcmxk","Version":15}"#))
-            .ok()
-            .expect("a value");
+            .unwrap_or_else(|error| panic!("a value: {error}"));
         assert_eq!((&value.value[..], value.version), (&b"hello, world"[..], 15));
         let empty = decode_value(&response(r#"{"Value":null,"Version":1}"#))
-            .ok()
-            .expect("an empty value");
+            .unwrap_or_else(|error| panic!("an empty value: {error}"));
         assert!(empty.value.is_empty());
         assert!(decode_value(&response(r#"{"Value":"?","Version":1}"#)).is_err());
         let info: SecretInfo = decode(&response(
