@@ -121,7 +121,7 @@ impl Cluster {
             }
             Action::Promote { member, long } => {
                 let client = long.patient()?;
-                let request = named(&client, &member, &long).await?;
+                let request = named(&client, &member, &long, Part::Learner).await?;
                 let changed = watch(
                     format,
                     &client,
@@ -137,7 +137,7 @@ impl Cluster {
                 long,
             } => {
                 let client = long.patient()?;
-                let request = named(&client, &member, &long).await?;
+                let request = named(&client, &member, &long, Part::Any).await?;
                 confirmation.require(&format!("Member {} will be removed for good.", request.id))?;
                 let changed = watch(
                     format,
@@ -154,7 +154,7 @@ impl Cluster {
                 long,
             } => {
                 let client = long.patient()?;
-                let request = named(&client, &member, &long).await?;
+                let request = named(&client, &member, &long, Part::Voter).await?;
                 confirmation.require(&format!(
                     "Member {} will be removed for good and replaced.",
                     request.id
@@ -173,7 +173,7 @@ impl Cluster {
             Action::Transfer { member, long } => {
                 let client = long.patient()?;
                 let to = match &member {
-                    Some(member) => Some(named(&client, member, &long).await?.id),
+                    Some(member) => Some(named(&client, member, &long, Part::Voter).await?.id),
                     None => None,
                 };
                 let request = TransferLeadership {
@@ -256,18 +256,23 @@ fn row(members: &ClusterMembers, member: &MemberEntry) -> [String; 6] {
     ]
 }
 
-/// Resolves an id or a name.
-async fn named(client: &Client, member: &str, long: &Long) -> Result<MemberId, Failure> {
+/// Resolves an id or a name. While a node with an empty directory waits, two members have its name:
+/// a voter, and a learner that is to follow it; then `part` tells which one is meant.
+async fn named(client: &Client, member: &str, long: &Long, part: Part) -> Result<MemberId, Failure> {
     let timeout_ms = long.timeout_ms();
     if let Ok(id) = member.parse() {
         return Ok(MemberId { id, timeout_ms });
     }
-    let members = client.members().await?.members;
-    let ids: Vec<u64> = members
-        .iter()
-        .filter(|entry| entry.name == member)
-        .map(|entry| entry.id)
-        .collect();
+    let mut of_name = client.members().await?.members;
+    of_name.retain(|entry| entry.name == member);
+    if of_name.len() > 1 {
+        of_name.retain(|entry| match part {
+            Part::Any => true,
+            Part::Voter => entry.voter,
+            Part::Learner => !entry.voter,
+        });
+    }
+    let ids: Vec<u64> = of_name.iter().map(|entry| entry.id).collect();
     match ids[..] {
         [id] => Ok(MemberId { id, timeout_ms }),
         [] => Err(ClientError::NotFound(format!("no member is called {member:?}")).into()),
@@ -275,6 +280,14 @@ async fn named(client: &Client, member: &str, long: &Long) -> Result<MemberId, F
             "several members are called {member:?} ({ids:?}); name one by its id"
         ))),
     }
+}
+
+/// Which of several members of one name is meant.
+#[derive(Clone, Copy)]
+enum Part {
+    Any,
+    Voter,
+    Learner,
 }
 
 /// Waits for a change of membership, showing how far the learners are.

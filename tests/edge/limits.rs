@@ -1,0 +1,310 @@
+//! Limits at the listener, on a real node with small ones: each refusal names its limit, a slow or
+//! greedy client costs nobody else anything, and what was accepted is finished at a graceful stop.
+
+use crate::{
+    requests,
+    support::{PATIENCE, TestCluster},
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use conclave::client::Settings;
+use hyper::Version;
+use rustix::process::Signal;
+use rustls_pki_types::ServerName;
+use serde_json::json;
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
+    time::timeout,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+const VALUE_BYTES: usize = 64 << 10;
+const CONNECTIONS_PER_SOURCE: usize = 6;
+const IN_FLIGHT: usize = 3;
+const SLOW_MS: u64 = 2_000;
+
+#[tokio::test]
+async fn each_limit_refuses_clearly_and_harms_nobody() {
+    let mut cluster = TestCluster::builder()
+        .nodes(1)
+        .production()
+        .setting("limits.value_bytes", &VALUE_BYTES.to_string())
+        .setting("limits.body_bytes", "131072")
+        .setting("limits.header_bytes", "8192")
+        .setting(
+            "limits.connections_per_source",
+            &CONNECTIONS_PER_SOURCE.to_string(),
+        )
+        .setting("limits.requests_in_flight", &IN_FLIGHT.to_string())
+        .setting("limits.handshake_timeout_ms", &SLOW_MS.to_string())
+        .setting("limits.header_timeout_ms", &SLOW_MS.to_string())
+        .setting("limits.body_timeout_ms", &SLOW_MS.to_string())
+        .start()
+        .await;
+    sizes(&cluster).await;
+    both_versions_of_http(&cluster).await;
+    one_source_has_its_share(&cluster).await;
+    slow_clients(&cluster).await;
+    requests_in_flight(&cluster).await;
+    a_stop_finishes_what_was_accepted(&mut cluster).await;
+}
+
+async fn sizes(cluster: &TestCluster) {
+    let http = cluster.http(Some(&cluster.administrator()));
+    let put = |bytes: usize| json!({"Name": "size", "Value": STANDARD.encode(vec![b'x'; bytes])});
+    let (status, text) =
+        requests::answer(requests::setec(&http, cluster, 0, "put", put(VALUE_BYTES)).await).await;
+    assert_eq!(status, 200, "{text}");
+    let too_large = requests::setec(&http, cluster, 0, "put", put(VALUE_BYTES + 1)).await;
+    let (status, text) = requests::answer(too_large).await;
+    assert_eq!(status, 400);
+    assert!(text.contains(&VALUE_BYTES.to_string()), "{text}");
+
+    // A body that says how long it is, and one that does not.
+    let too_long = http
+        .post(format!("{}/api/list", cluster.api(0)))
+        .header("content-type", "application/json")
+        .header("sec-x-tailscale-no-browsers", "setec")
+        .body(vec![b' '; 131_073])
+        .send()
+        .await;
+    let (status, text) = requests::answer(too_long).await;
+    assert_eq!(status, 400);
+    assert!(text.contains("131072"), "{text}");
+    let mut raw = Raw::open(cluster, 20).await.expect("a connection");
+    raw.write(format!("{}transfer-encoding: chunked\r\n\r\n", head("list")))
+        .await;
+    for _ in 0..32 {
+        raw.write(format!("1000\r\n{}\r\n", " ".repeat(0x1000))).await;
+    }
+    raw.write("1\r\n \r\n").await;
+    let answer = raw.until("131072").await;
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+
+    let own = http
+        .post(format!("{}/conclave/v1/audit/list", cluster.api(0)))
+        .body(vec![b' '; 131_073])
+        .send()
+        .await;
+    let (status, text) = requests::answer(own).await;
+    assert_eq!(status, 413);
+    assert!(text.contains("131072"), "{text}");
+
+    let mut raw = Raw::open(cluster, 20).await.expect("a connection");
+    raw.write(format!(
+        "GET /conclave/v1/health HTTP/1.1\r\nhost: 127.0.0.1\r\nx: {}\r\n\r\n",
+        "x".repeat(9_000)
+    ))
+    .await;
+    let answer = raw.rest().await;
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+}
+
+async fn both_versions_of_http(cluster: &TestCluster) {
+    let http = cluster.http(Some(&cluster.administrator()));
+    let second = requests::setec(&http, cluster, 0, "list", json!({}))
+        .await
+        .expect("an answer");
+    assert_eq!(
+        (second.version(), second.status().as_u16()),
+        (Version::HTTP_2, 200)
+    );
+    let mut raw = Raw::open(cluster, 21).await.expect("a connection");
+    // Twice on one connection.
+    for end in ["keep-alive", "close"] {
+        raw.write(format!(
+            "{}content-length: 2\r\nconnection: {end}\r\n\r\n{{}}",
+            head("list")
+        ))
+        .await;
+        let answer = raw.until("]").await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+}
+
+async fn one_source_has_its_share(cluster: &TestCluster) {
+    let mut open = Vec::new();
+    for _ in 0..CONNECTIONS_PER_SOURCE {
+        open.push(Raw::open(cluster, 22).await.expect("a connection"));
+    }
+    assert!(Raw::open(cluster, 22).await.is_err(), "one more than its share");
+    // Other sources are unhurt, and a place becomes free when one goes.
+    assert!(Raw::open(cluster, 23).await.is_ok());
+    assert!(cluster.client().list().await.is_ok());
+    drop(open.pop());
+    crate::support::eventually("a place is free", PATIENCE, async || {
+        Raw::open(cluster, 22)
+            .await
+            .map(drop)
+            .map_err(|error| error.to_string())
+    })
+    .await;
+}
+
+/// Silent before the handshake, within the headers, within the body.
+async fn slow_clients(cluster: &TestCluster) {
+    let began = Instant::now();
+    let mut silent = connect(cluster, 24).await.expect("a connection");
+    let mut headers = Raw::open(cluster, 24).await.expect("a connection");
+    headers.write("POST /api/list HTTP/1.1\r\nhost: 127").await;
+    let mut body = Raw::open(cluster, 24).await.expect("a connection");
+    body.write(format!("{}content-length: 100\r\n\r\n{{\"Na", head("get")))
+        .await;
+    let mut nothing = Vec::new();
+    let closed = timeout(PATIENCE, silent.read_to_end(&mut nothing))
+        .await
+        .expect("it is closed");
+    assert!(closed.is_err() || nothing.is_empty());
+    let answer = headers.rest().await;
+    assert!(
+        answer.is_empty() || answer.starts_with("HTTP/1.1 408 "),
+        "{answer}"
+    );
+    let answer = body.until(&format!("{SLOW_MS} ms")).await;
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    let took = began.elapsed();
+    assert!(
+        took >= Duration::from_millis(SLOW_MS) - Duration::from_millis(200),
+        "{took:?}"
+    );
+    assert!(cluster.client().list().await.is_ok());
+}
+
+async fn requests_in_flight(cluster: &TestCluster) {
+    let mut busy = Vec::new();
+    for _ in 0..IN_FLIGHT {
+        busy.push(accepted_in_part(cluster, 25, "{\"Na").await);
+    }
+    let health = format!("{}/conclave/v1/health", cluster.api(0));
+    let refused = cluster.http(None).get(&health).send().await.expect("an answer");
+    assert!(refused.headers().contains_key("retry-after"), "{refused:?}");
+    let (status, text) = requests::answer(Ok(refused)).await;
+    assert_eq!(status, 503);
+    assert!(text.contains("too many requests"), "{text}");
+    // Each of those goes on, and makes room.
+    for raw in &mut busy {
+        raw.write("me\":\"size\"}").await;
+        let answer = raw.until("}").await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+    assert_eq!(
+        requests::answer(cluster.http(None).get(&health).send().await)
+            .await
+            .0,
+        200
+    );
+}
+
+async fn a_stop_finishes_what_was_accepted(cluster: &mut TestCluster) {
+    let mut accepted = accepted_in_part(cluster, 26, "{\"Na").await;
+    cluster.signal(0, Signal::TERM);
+    // It takes nothing new any more, …
+    crate::support::eventually("the listener is closed", PATIENCE, async || {
+        match Raw::open(cluster, 27).await {
+            Ok(_) => Err("it still accepts".to_owned()),
+            Err(_) => Ok(()),
+        }
+    })
+    .await;
+    // … and answers what it has.
+    accepted.write("me\":\"size\"}").await;
+    let answer = accepted.rest().await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(cluster.wait_for_end(0).await.success());
+}
+
+/// The head of a call of setec's API, without the headers of its body.
+fn head(method: &str) -> String {
+    format!(
+        "POST /api/{method} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n\
+         sec-x-tailscale-no-browsers: setec\r\n"
+    )
+}
+
+/// A call of `get` for the secret `size` that the node has begun to read, of which this much of the
+/// body is sent.
+async fn accepted_in_part(cluster: &TestCluster, source: u8, sent: &str) -> Raw {
+    let length = "{\"Name\":\"size\"}".len();
+    let mut raw = Raw::open(cluster, source).await.expect("a connection");
+    raw.write(format!(
+        "{}content-length: {length}\r\nexpect: 100-continue\r\n\r\n",
+        head("get")
+    ))
+    .await;
+    // The node says so when it begins to read the body, and not before.
+    let answer = raw.until("\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 100 "), "{answer}");
+    raw.write(sent).await;
+    raw
+}
+
+/// A connection by HTTP/1.1 with the administrator's certificate, from 127.0.0.`source`.
+struct Raw(TlsStream<TcpStream>);
+
+impl Raw {
+    async fn open(cluster: &TestCluster, source: u8) -> io::Result<Self> {
+        let identity = cluster.administrator();
+        let settings = Settings {
+            addresses: vec![cluster.api(0)],
+            authority: cluster.layout().authority(),
+            identity: Some((identity.certificate, identity.key)),
+            timeout: PATIENCE,
+        };
+        let mut config = settings.tls().expect("the client's files are there");
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let stream = connect(cluster, source).await?;
+        let name = ServerName::try_from("127.0.0.1").expect("an address");
+        let mut stream = timeout(
+            PATIENCE,
+            TlsConnector::from(Arc::new(config)).connect(name, stream),
+        )
+        .await??;
+        stream.flush().await?;
+        Ok(Self(stream))
+    }
+
+    async fn write(&mut self, text: impl AsRef<[u8]>) {
+        self.0.write_all(text.as_ref()).await.expect("the node reads");
+        self.0.flush().await.expect("the node reads");
+    }
+
+    /// What comes, up to these characters.
+    async fn until(&mut self, end: &str) -> String {
+        let mut text = String::new();
+        while !text.contains(end) {
+            let mut bytes = vec![0; 4_096];
+            let count = timeout(PATIENCE, self.0.read(&mut bytes))
+                .await
+                .expect("an answer in time");
+            match count {
+                Ok(count) if count > 0 => text.push_str(&String::from_utf8_lossy(&bytes[..count])),
+                end => panic!("{end:?} after {text:?}"),
+            }
+        }
+        text
+    }
+
+    /// What comes until the node closes the connection.
+    async fn rest(&mut self) -> String {
+        let mut bytes = Vec::new();
+        // It may close without TLS's farewell.
+        let _ = timeout(PATIENCE, self.0.read_to_end(&mut bytes))
+            .await
+            .expect("an end in time");
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+async fn connect(cluster: &TestCluster, source: u8) -> io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::from(([127, 0, 0, source], 0)))?;
+    socket
+        .connect(SocketAddr::from(([127, 0, 0, 1], cluster.node(0).ports.api)))
+        .await
+}
