@@ -30,7 +30,7 @@ async fn members_come_go_and_are_replaced() {
     assert!(table.starts_with("ID"), "{table}");
     assert_eq!(table.matches("node-").count(), 3, "{table}");
     assert_eq!(table.matches("leader").count(), 1, "{table}");
-    assert_eq!(voters(&cluster).await, ["node-1", "node-2", "node-3"]);
+    wait_for_voters(&cluster, &["node-1", "node-2", "node-3"]).await;
 
     // The fourth one waits; an operator lets it in, and it catches up before it votes.
     cluster.spawn(3);
@@ -39,13 +39,9 @@ async fn members_come_go_and_are_replaced() {
     let again = run(&cluster, &["cluster", "add", "node-4"]).await;
     assert_eq!(again.status.code(), Some(5), "{again:?}");
     assert!(complaint(&again).contains("is a member already"), "{again:?}");
-    assert_eq!(
-        voters(&cluster).await,
-        ["node-1", "node-2", "node-3"],
-        "a learner does not vote"
-    );
+    wait_for_voters(&cluster, &["node-1", "node-2", "node-3"]).await;
     done(run(&cluster, &["cluster", "promote", "node-4"]).await);
-    assert_eq!(voters(&cluster).await, ["node-1", "node-2", "node-3", "node-4"]);
+    wait_for_voters(&cluster, &["node-1", "node-2", "node-3", "node-4"]).await;
     cluster.wait_until_serving().await;
     assert!(cluster.client_of(3).put("by/the-fourth", b"value").await.is_ok());
 
@@ -71,13 +67,13 @@ async fn members_come_go_and_are_replaced() {
     let listed = members(&cluster).await;
     let ids: BTreeSet<u64> = listed.iter().filter_map(|member| member["id"].as_u64()).collect();
     assert_eq!(ids, BTreeSet::from([1, 3, 4, successor]), "{listed:?}");
-    assert_eq!(voters(&cluster).await, ["node-1", "node-2", "node-3", "node-4"]);
+    wait_for_voters(&cluster, &["node-1", "node-2", "node-3", "node-4"]).await;
 
     // The fourth goes again, also if it is asked itself; it takes part in nothing any more.
     let refused = run(&cluster, &["cluster", "remove", "node-4"]).await;
     assert_eq!(refused.status.code(), Some(2), "nobody can be asked: {refused:?}");
     done(run(&cluster, &["cluster", "remove", "node-4", "--yes"]).await);
-    assert_eq!(voters(&cluster).await, ["node-1", "node-2", "node-3"]);
+    wait_for_voters(&cluster, &["node-1", "node-2", "node-3"]).await;
     let unknown = run(&cluster, &["cluster", "remove", "node-4", "--yes"]).await;
     assert_eq!(unknown.status.code(), Some(3), "{unknown:?}");
     cluster.kill(3).await;
@@ -136,11 +132,11 @@ async fn members_come_go_and_are_replaced() {
         complaint(&lost).contains("quorum") || complaint(&lost).contains("majority"),
         "{lost:?}"
     );
-    assert_eq!(voters(&cluster).await, ["node-1", "node-2", "node-3"]);
+    wait_for_voters(&cluster, &["node-1", "node-2", "node-3"]).await;
     assert!(cluster.client().put("after/the-refusal", b"value").await.is_ok());
     // The one that is down may go: what remains has its quorum.
     done(run(&cluster, &["cluster", "remove", "node-3", "--yes"]).await);
-    assert_eq!(voters(&cluster).await, ["node-1", "node-2"]);
+    wait_for_voters(&cluster, &["node-1", "node-2"]).await;
     assert!(cluster.client().put("after/the-removal", b"value").await.is_ok());
 }
 
@@ -214,13 +210,21 @@ async fn members(cluster: &TestCluster) -> Vec<Value> {
     list["members"].as_array().expect("members").clone()
 }
 
-async fn voters(cluster: &TestCluster) -> Vec<String> {
-    let mut names: Vec<String> = members(cluster)
-        .await
-        .iter()
-        .filter(|member| member["voter"] == true)
-        .filter_map(|member| member["name"].as_str().map(str::to_owned))
-        .collect();
-    names.sort();
-    names
+/// Whoever is asked may be a moment behind.
+async fn wait_for_voters(cluster: &TestCluster, expected: &[&str]) {
+    eventually("the voters are known", PATIENCE, async || {
+        let mut names: Vec<String> = members(cluster)
+            .await
+            .iter()
+            .filter(|member| member["voter"] == true)
+            .filter_map(|member| member["name"].as_str().map(str::to_owned))
+            .collect();
+        names.sort();
+        if names == expected {
+            Ok(())
+        } else {
+            Err(format!("{names:?}"))
+        }
+    })
+    .await;
 }

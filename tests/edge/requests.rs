@@ -51,10 +51,8 @@ pub fn http_from(cluster: &TestCluster, identity: &Identity, address: IpAddr) ->
 /// A node's metrics.
 pub async fn metrics(cluster: &TestCluster, node: usize) -> String {
     let port = cluster.node(node).ports.metrics;
-    let answer = reqwest::Client::builder()
-        .no_proxy()
-        .build()
-        .expect("an HTTP client")
+    let answer = cluster
+        .http(None)
         .get(format!("http://127.0.0.1:{port}/metrics"))
         .send()
         .await;
