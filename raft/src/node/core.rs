@@ -196,6 +196,13 @@ impl Host for Core {
         &self.options.advertise
     }
 
+    fn configured_address(&self, node_name: &str) -> Option<&str> {
+        let mut configured = self.options.nodes.iter();
+        configured
+            .find(|(name, _)| name == node_name)
+            .map(|(_, address)| address.as_str())
+    }
+
     fn incarnation(&self) -> Option<(ClusterId, RaftId)> {
         match &*self.identity.borrow() {
             Identity::Empty | Identity::Reverted { .. } => None,

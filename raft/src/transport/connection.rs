@@ -57,7 +57,8 @@ pub(crate) async fn dial(
 ) -> Result<Connection, ConnectFault> {
     timeout(CONNECT_DEADLINE, async {
         let known = transport.acknowledged.snapshot();
-        let tcp = TcpStream::connect(&target.address).await?;
+        let configured = transport.host.configured_address(&target.name);
+        let tcp = TcpStream::connect(configured.unwrap_or(&target.address)).await?;
         tune(&tcp)?;
         let tls = transport.tls.connector().connect(unnamed_server(), tcp).await?;
         let certified = transport.tls.peer_name(tls.get_ref().1.peer_certificates())?;

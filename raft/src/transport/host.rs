@@ -26,6 +26,10 @@ pub(crate) trait Host: Send + Sync + 'static {
     /// `host:port` under which others reach it.
     fn address(&self) -> &str;
 
+    /// Where the configuration says that a node is reached. Wins over what the membership says: it is
+    /// how an operator moves a node, or reaches it by another way than others do.
+    fn configured_address(&self, node_name: &str) -> Option<&str>;
+
     /// The cluster and the Raft id of its data directory, once it has them.
     fn incarnation(&self) -> Option<(ClusterId, RaftId)>;
 
