@@ -173,6 +173,10 @@ pub struct ClusterStatus {
     pub digest: Option<(u64, [u8; 32])>,
     /// Age in milliseconds of the last quorum confirmation by this node; `None`: never.
     pub staleness_ms: Option<u64>,
+    /// No quorum has confirmed anything to this node for longer than one and a half staleness
+    /// bounds, or since it started. A leader may still be known then: a vote for one that is gone
+    /// stays, because elections begin with pre-votes.
+    pub quorum_lost: bool,
     /// Distance in milliseconds of this node's wall clock from the voters' median, once compared.
     pub clock_skew_ms: Option<i64>,
     /// Whether the clock keeps this node from leading.
@@ -394,6 +398,7 @@ pub enum OperateError {
 /// What a running node is made of.
 pub(crate) struct Inner {
     options: ClusterOptions,
+    started: Instant,
     raft: RaftNode,
     store: Arc<Store>,
     wall: Arc<dyn WallClock>,

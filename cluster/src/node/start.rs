@@ -103,6 +103,7 @@ pub(super) async fn start(
     let node = Arc::new(Inner {
         forwarded_admission: Arc::new(Semaphore::new(options.proposal_queue_bytes)),
         options,
+        started: Instant::now(),
         raft,
         store,
         wall,

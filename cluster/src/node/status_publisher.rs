@@ -57,6 +57,8 @@ impl Inner {
             state_time_ms: meta.time_ms,
             digest: view.kept_digests()?.pop(),
             staleness_ms: staleness.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+            quorum_lost: staleness.unwrap_or_else(|| self.started.elapsed())
+                > self.options.staleness_bound * 3 / 2,
             clock_skew_ms: report.skew_ms,
             clock_refuses_lead: report.refuses_lead,
             audit_bytes: meta.audit.bytes,

@@ -18,7 +18,7 @@ fn state_of(status: &ClusterStatus, is_sealed: bool) -> HealthState {
     if is_sealed {
         return HealthState::Sealed;
     }
-    if raft.leader.is_none() {
+    if raft.leader.is_none() || status.quorum_lost {
         return HealthState::NoQuorum;
     }
     if raft.out_of_space {
@@ -72,6 +72,15 @@ mod tests {
         sorted.sort_unstable();
         sorted.dedup();
         assert_eq!(sorted.len(), statuses.len());
+    }
+
+    #[test]
+    fn a_leader_that_nobody_hears_is_none() {
+        let status = ClusterStatus {
+            quorum_lost: true,
+            ..status(Role::Follower, Some(1))
+        };
+        assert_eq!(state_of(&status, false), HealthState::NoQuorum);
     }
 
     #[test]
