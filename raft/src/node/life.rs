@@ -67,7 +67,9 @@ pub(super) async fn start(
     )?;
     let opening = options.clone();
     let (identity, applied, opened) = off_thread(move || open(&opening, state_machine, service)).await?;
-    check(&identity, applied, opened.log.clone()).await?;
+    check(&identity, applied, opened.log.clone())
+        .await
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", options.data_dir.display())))?;
     let core = Core::new(options, identity, opened, space.clone());
     let transport = Transport::new(tls, Arc::clone(&core) as _);
     status::publish_identity(&core);
