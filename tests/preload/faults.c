@@ -4,7 +4,7 @@
 //    then truncate every file to what a disk would surely still hold (RocksDB's files only grow);
 //  * it moves the wall clock, and only that one, by an offset that a test may change at any time.
 //
-// CONCLAVE_TEST_SYNC_LOG      file to which each successful sync appends {device, inode, bytes}
+// CONCLAVE_TEST_SYNC_LOG      file to which each successful sync appends {device, inode, birth, bytes}
 // CONCLAVE_TEST_CLOCK_OFFSET  file holding the wall clock's offset in milliseconds, as text
 //
 // Build: cc -shared -fPIC -O1 -o faults.so faults.c -ldl
@@ -16,13 +16,16 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
+// Inodes are used again, births are not: together they name one file.
 struct synced {
   uint64_t device;
   uint64_t inode;
+  uint64_t birth_ns;
   uint64_t bytes;
 };
 
@@ -37,11 +40,17 @@ static int sync_log(void) {
 
 // The size is taken before the sync: only what was written by then is surely covered by it.
 static int noted_sync(int descriptor, long call) {
-  struct stat before;
-  int known = fstat(descriptor, &before) == 0 && S_ISREG(before.st_mode);
+  struct statx before;
+  unsigned wanted = STATX_TYPE | STATX_INO | STATX_SIZE | STATX_BTIME;
+  int known = statx(descriptor, "", AT_EMPTY_PATH, wanted, &before) == 0 && S_ISREG(before.stx_mode);
   int result = (int)syscall(call, descriptor);
   if (result == 0 && known && sync_log() >= 0) {
-    struct synced record = {before.st_dev, before.st_ino, (uint64_t)before.st_size};
+    struct synced record = {
+        makedev(before.stx_dev_major, before.stx_dev_minor),
+        before.stx_ino,
+        (uint64_t)before.stx_btime.tv_sec * 1000000000u + before.stx_btime.tv_nsec,
+        before.stx_size,
+    };
     if (write(sync_log(), &record, sizeof record) != (ssize_t)sizeof record) abort();
   }
   return result;

@@ -13,6 +13,9 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub mod fault_layer;
+pub mod load;
+pub mod network;
 pub mod setec;
 
 use conclave::{
@@ -21,6 +24,8 @@ use conclave::{
     dev::{Folder, Layout, LayoutOptions, NodeLayout, NodeProcess, PortChoice, Ports, wait_until_serving},
     pki::{Authority, AuthorityKind, ClientName, Validity},
 };
+use fault_layer::{FaultLayer, Lost};
+use network::Network;
 use rustix::process::Signal;
 use std::{
     ffi::OsString,
@@ -43,6 +48,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub struct TestCluster {
     nodes: Vec<TestNode>,
     layout: Layout,
+    network: Option<Network>,
     _ports: Ports,
     folder: Option<Folder>,
     directory: Option<tempfile::TempDir>,
@@ -54,6 +60,8 @@ pub struct Builder {
     grants: String,
     environment: Vec<(Option<usize>, OsString, OsString)>,
     started: Option<Vec<usize>>,
+    faults: bool,
+    cuttable: bool,
 }
 
 /// A client certificate and its key.
@@ -66,6 +74,7 @@ pub struct Identity {
 struct TestNode {
     layout: NodeLayout,
     environment: Vec<(OsString, OsString)>,
+    faults: Option<FaultLayer>,
     process: Option<NodeProcess>,
 }
 
@@ -123,6 +132,19 @@ impl Builder {
         self
     }
 
+    /// Preloads the library of faults into every node: [`TestCluster::cut_power`],
+    /// [`TestCluster::set_clock_offset_ms`].
+    pub fn with_faults(mut self) -> Self {
+        self.faults = true;
+        self
+    }
+
+    /// Puts a network between the nodes that can be cut: [`TestCluster::network`].
+    pub fn with_network(mut self) -> Self {
+        self.cuttable = true;
+        self
+    }
+
     /// Starts the nodes and waits until all of them serve.
     ///
     /// # Panics
@@ -150,24 +172,36 @@ impl Builder {
             .expect("the grants are there");
         file.write_all(self.grants.as_bytes())
             .expect("grants are written");
+        let network = self.cuttable.then(|| Network::between(&layout));
         let nodes = layout
             .nodes()
             .iter()
             .enumerate()
-            .map(|(position, layout)| TestNode {
-                layout: layout.clone(),
-                environment: self
+            .map(|(position, layout)| {
+                let own = layout
+                    .config
+                    .parent()
+                    .expect("a configuration lies in the node's folder");
+                let faults = self.faults.then(|| FaultLayer::new(own));
+                let environment = self
                     .environment
                     .iter()
                     .filter(|(node, _, _)| node.is_none_or(|node| node == position))
                     .map(|(_, name, value)| (name.clone(), value.clone()))
-                    .collect(),
-                process: None,
+                    .chain(faults.iter().flat_map(FaultLayer::environment))
+                    .collect();
+                TestNode {
+                    layout: layout.clone(),
+                    environment,
+                    faults,
+                    process: None,
+                }
             })
             .collect();
         let mut cluster = TestCluster {
             nodes,
             layout,
+            network,
             _ports: ports,
             folder: Some(folder),
             directory: Some(directory),
@@ -191,6 +225,8 @@ impl TestCluster {
             grants: String::new(),
             environment: Vec::new(),
             started: None,
+            faults: false,
+            cuttable: false,
         }
     }
 
@@ -199,6 +235,38 @@ impl TestCluster {
         let mut process = self.nodes[node].process.take().expect("the node runs");
         process.signal(Signal::KILL);
         process.wait().await;
+    }
+
+    /// Cuts the power of some nodes at once: kills them, and takes from their disks what was not
+    /// synced. Returns what each one lost. Needs [`Builder::with_faults`].
+    pub async fn cut_power(&mut self, nodes: &[usize]) -> Vec<Lost> {
+        for node in nodes {
+            self.signal(*node, Signal::KILL);
+        }
+        let mut lost = Vec::new();
+        for node in nodes {
+            self.kill(*node).await;
+            let data_dir = &self.nodes[*node].layout.data_dir;
+            lost.extend(self.faults(*node).lose_what_was_not_synced(data_dir));
+        }
+        lost
+    }
+
+    /// Moves a node's wall clock, whether it runs or not. Needs [`Builder::with_faults`].
+    pub fn set_clock_offset_ms(&self, node: usize, offset_ms: i64) {
+        self.faults(node).set_clock_offset_ms(offset_ms);
+    }
+
+    /// The network between the nodes. Needs [`Builder::with_network`].
+    pub fn network(&self) -> &Network {
+        self.network
+            .as_ref()
+            .expect("the cluster was built with a network")
+    }
+
+    fn faults(&self, node: usize) -> &FaultLayer {
+        let faults = self.nodes[node].faults.as_ref();
+        faults.expect("the cluster was built with faults")
     }
 
     /// SIGTERM, and waits until the process is gone.
@@ -450,6 +518,50 @@ impl TestCluster {
         .await;
     }
 
+    /// Writes until all running nodes have kept a digest of a state that contains everything that
+    /// is committed now, and asserts that those at the same index are equal.
+    pub async fn assert_digests_agree(&self) {
+        let client = self.client();
+        let running: Vec<usize> = (0..self.len())
+            .filter(|node| self.nodes[*node].process.is_some())
+            .collect();
+        let mut from = 0;
+        for node in &running {
+            let status = self.status(*node).await.expect("a running node answers");
+            from = from.max(status.committed_index.unwrap_or(0));
+        }
+        let mut puts = 0;
+        eventually(
+            "all nodes kept a digest at the same index",
+            PATIENCE,
+            async || {
+                let mut seen = Vec::new();
+                for node in &running {
+                    let status = self.status(*node).await.ok_or("a node does not answer")?;
+                    seen.push((status.state_digest_index, status.state_digest));
+                }
+                if seen
+                    .iter()
+                    .all(|(index, _)| *index >= Some(from) && *index == seen[0].0)
+                {
+                    assert!(
+                        seen.windows(2).all(|pair| pair[0] == pair[1]),
+                        "digests differ: {seen:?}"
+                    );
+                    return Ok(());
+                }
+                for _ in 0..32 {
+                    puts += 1;
+                    let value = format!("digest {puts}");
+                    let put = client.put("support/digest", value.as_bytes()).await;
+                    put.map_err(|error| error.to_string())?;
+                }
+                Err(format!("from {from}: {seen:?}"))
+            },
+        )
+        .await;
+    }
+
     /// The end of each node's log.
     pub fn logs(&self) -> String {
         self.nodes
@@ -513,6 +625,13 @@ pub async fn eventually<T>(
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }
+}
+
+/// Waits for the turn of a test that needs the machine's processors for itself: elections and
+/// bounds in real time are at stake. The next one waits until the turn is dropped.
+pub async fn turn() -> tokio::sync::MutexGuard<'static, ()> {
+    static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    TURN.lock().await
 }
 
 /// Says that a test cannot run here, and why. `make test` lists these; with `CONCLAVE_NO_SKIPS=1`, as
