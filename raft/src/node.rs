@@ -169,6 +169,9 @@ pub struct RaftStatus {
     pub out_of_space: bool,
     /// Set once when the node has halted, with the reason. Nothing works after that.
     pub halted: Option<String>,
+    /// Whether it halted because its disk is older than what it acknowledged. The directory is
+    /// marked: started again, the node sets its data aside and joins as a new incarnation.
+    pub reverted: bool,
 }
 
 /// Why a change of membership was refused.

@@ -4,7 +4,7 @@ use super::{Failure, config::Source};
 use crate::server::{self, ConfigSource, RunError};
 use clap::Args;
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
-use std::time::Duration;
+use std::{os::unix::process::CommandExt, time::Duration};
 use tokio::runtime::Runtime;
 
 /// Runs a node until it is told to stop (SIGTERM, SIGINT). SIGHUP reads certificates, grants and the
@@ -34,9 +34,25 @@ impl Server {
         runtime.shutdown_timeout(Duration::from_secs(1));
         result.map_err(|error| match error {
             RunError::Configuration { .. } => Failure::Invalid(error.to_string()),
+            // The disk is known to be old; what follows from that needs no operator.
+            RunError::Reverted(reason) => start_over(&reason),
             _ => Failure::Other(error.to_string()),
         })
     }
+}
+
+/// Runs this program again in place of itself, with the same arguments. Returns only what kept it
+/// from doing so.
+fn start_over(reason: &str) -> Failure {
+    tracing::warn!(reason, "starting over as a new incarnation");
+    let program = match std::env::current_exe() {
+        Ok(program) => program,
+        Err(error) => return Failure::Other(format!("{reason}; and this program is not found: {error}")),
+    };
+    let error = std::process::Command::new(program)
+        .args(std::env::args_os().skip(1))
+        .exec();
+    Failure::Other(format!("{reason}; and starting over failed: {error}"))
 }
 
 fn exit_with_parent(parent: i32) -> Result<(), Failure> {

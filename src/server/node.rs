@@ -65,6 +65,10 @@ pub enum RunError {
     /// The node halted, because going on could have harmed the cluster.
     #[error("the node halted: {0}")]
     Halted(String),
+    /// The node halted because its disk is older than what it acknowledged. Started again, it sets
+    /// its data aside and joins as a new incarnation.
+    #[error("the node halted: {0}")]
+    Reverted(String),
 }
 
 /// How often metrics are brought up to date.
@@ -195,12 +199,19 @@ impl Node {
         loop {
             let halted = async {
                 match status.wait_for(|status| status.raft.halted.is_some()).await {
-                    Ok(status) => status.raft.halted.clone().unwrap_or_default(),
-                    Err(_) => "the core ended".to_owned(),
+                    Ok(status) => {
+                        let reason = status.raft.halted.clone().unwrap_or_default();
+                        if status.raft.reverted {
+                            RunError::Reverted(reason)
+                        } else {
+                            RunError::Halted(reason)
+                        }
+                    }
+                    Err(_) => RunError::Halted("the core ended".to_owned()),
                 }
             };
             tokio::select! {
-                reason = halted => return Err(RunError::Halted(reason)),
+                error = halted => return Err(error),
                 wanted = signals.next() => match wanted {
                     Wanted::Reload => self.reload(),
                     Wanted::Stop => return Ok(()),

@@ -271,8 +271,9 @@ impl Host for Core {
                     was,
                     reason: reason.clone(),
                 };
-                if let Err(error) = self.become_identity(marked).await {
-                    tracing::error!(%error, "the reverted disk could not be marked");
+                match self.become_identity(marked).await {
+                    Ok(()) => self.status.send_modify(|status| status.reverted = true),
+                    Err(error) => tracing::error!(%error, "the reverted disk could not be marked"),
                 }
                 self.halt(reason);
             }

@@ -114,6 +114,7 @@ fn publish(core: &Core, metrics: &Metrics, leader: Option<RaftId>, out_of_space:
             members,
             out_of_space,
             halted: status.halted.clone(),
+            reverted: status.reverted,
         };
         let changed = *status != next;
         *status = next;
