@@ -57,6 +57,10 @@ impl Entrance {
             return address.to_canonical() == local.to_canonical()
                 || self.hosts.iter().any(|served| served.parse() == Ok(address));
         }
+        // No name server can point this name at us from elsewhere.
+        if name == "localhost" && local.is_loopback() {
+            return true;
+        }
         self.hosts.iter().any(|served| match served.strip_prefix("*.") {
             Some(parent) => name
                 .split_once('.')
@@ -155,6 +159,15 @@ mod tests {
             check(&[("host", "vault.example"), ("host", "vault.example")]),
             Err(Refused::Host)
         );
+    }
+
+    #[test]
+    fn localhost_is_served_on_loopback_only() {
+        let entrance = Entrance::default();
+        assert!(entrance.is_served(b"localhost:8202", "127.0.0.1".parse().unwrap()));
+        assert!(entrance.is_served(b"LOCALHOST", "::1".parse().unwrap()));
+        assert!(!entrance.is_served(b"localhost", "192.0.2.7".parse().unwrap()));
+        assert!(!entrance.is_served(b"localhost.evil.example", "127.0.0.1".parse().unwrap()));
     }
 
     #[test]
