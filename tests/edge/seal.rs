@@ -367,7 +367,7 @@ fn key_of(cluster: &TestCluster, node: usize) -> PathBuf {
 
 fn id_of(key: &Path) -> String {
     use conclave::seal::SealProvider;
-    KeyFile::load(key).ok().expect("a key file").id().to_owned()
+    KeyFile::load(key).expect("a key file").id().to_owned()
 }
 
 async fn seal(cluster: &TestCluster, node: usize) -> Result<SealStatus, String> {
@@ -454,7 +454,7 @@ async fn keep_writing(client: Client, stop: Arc<AtomicBool>) -> usize {
         let name = format!("load/{}", written % 25);
         let value = format!("value {written}");
         let version = client.put(&name, value.as_bytes()).await.expect("writes go on");
-        let read = client.get(&name, Some(version)).await.ok().expect("reads go on");
+        let read = client.get(&name, Some(version)).await.expect("reads go on");
         assert_eq!(read.value.as_slice(), value.as_bytes());
         written += 1;
         tokio::time::sleep(Duration::from_millis(50)).await;
