@@ -2,7 +2,7 @@
 # (release), so that RocksDB is compiled once.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint needs
+.PHONY: help dev test lint measure needs
 
 # Options for `conclave dev`, as in: make dev DEV="--fresh --nodes 5"
 DEV ?=
@@ -12,6 +12,7 @@ TEST ?=
 help:
 	@echo 'make dev     install what is missing, build, and run three nodes on this machine'
 	@echo 'make test    the same build, and every test'
+	@echo 'make measure  the figures of docs/measurements.md'
 	@echo 'make lint    rustfmt and clippy, warnings denied'
 
 needs:
@@ -26,6 +27,11 @@ dev: needs
 test: needs
 	cargo build --release --workspace
 	@scripts/with-many-files scripts/test $(TEST)
+
+# Figures for docs/measurements.md; alone on the machine.
+measure: needs
+	cargo build --release --workspace
+	@scripts/with-many-files cargo test --release --test measurements -- --ignored --nocapture --test-threads 1
 
 lint: needs
 	cargo fmt --all --check
