@@ -39,12 +39,16 @@ pub struct Operations {
     admission: Arc<Admission>,
     refusals: Mutex<Refusals>,
     listings: Arc<Semaphore>,
+    /// They use threads that the core uses as well.
+    audit_readings: Arc<Semaphore>,
     background_records: Arc<Semaphore>,
 }
 
 impl Operations {
     /// Listings that are made at once: each may hold every name.
     const LISTINGS: usize = 4;
+    /// Queries of the audit log at once; more wait.
+    const AUDIT_READINGS: usize = 4;
     /// Records of looks at the status that may wait in the background.
     const BACKGROUND_RECORDS: usize = 64;
     /// How often refusals that share a record are looked through, and how long writing them may take.
@@ -64,6 +68,7 @@ impl Operations {
             admission: Admission::new(&limits),
             refusals: Mutex::new(Refusals::new(limits.refusal_records_per_ten_seconds)),
             listings: Arc::new(Semaphore::new(Self::LISTINGS)),
+            audit_readings: Arc::new(Semaphore::new(Self::AUDIT_READINGS)),
             background_records: Arc::new(Semaphore::new(Self::BACKGROUND_RECORDS)),
             cluster,
             sealer,

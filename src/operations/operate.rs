@@ -12,7 +12,7 @@ use conclave_cluster::{
     command::{Command, Look, Operation, Refusing, Step},
     model::Action,
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 /// Whether an operation on the cluster may go on when its record cannot be written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,8 +50,15 @@ impl Operations {
         let (cluster, query) = (self.cluster.clone(), query.clone());
         // What was recorded up to now may be under a term that became known meanwhile.
         let keyring = self.sealer.keyring()?;
-        let reading = tokio::task::spawn_blocking(move || query.run(&cluster.view(), &keyring));
-        match tokio::time::timeout_at(deadline, reading).await {
+        let permit = timeout_at(deadline, self.audit_readings.clone().acquire_owned())
+            .await
+            .map_err(|_| OperationError::Overloaded)?
+            .map_err(|_| OperationError::Stopping)?;
+        let reading = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            query.run(&cluster.view(), &keyring)
+        });
+        match timeout_at(deadline, reading).await {
             Err(_) => Err(OperationError::Overloaded),
             Ok(Err(_)) => Err(OperationError::Damaged("the reading was interrupted".to_owned())),
             Ok(Ok(page)) => Ok(page?),
@@ -60,8 +67,8 @@ impl Operations {
 
     /// Checks the right `operate` and records its use, before the dialect operates the cluster or
     /// the seal. `what` says which operation, for the sealed record; it names no secret. On a sealed
-    /// node, which cannot make a record, the right alone is checked and the use goes to the node's
-    /// log, without who.
+    /// node, which cannot make a record, only what need not be recorded goes on, by the right
+    /// alone, and its use goes to the node's log, without who.
     pub async fn record_operate(
         &self,
         caller: &Caller,
@@ -70,12 +77,14 @@ impl Operations {
         deadline: Instant,
     ) -> Result<(), OperationError> {
         let call = match Call::admit(self, caller, Action::Operate, Subject::Other(what), deadline) {
-            Err(OperationError::Sealed { .. }) => {
-                return if caller.grants.allows_cluster(Right::Operate) {
-                    tracing::info!(what, api = %caller.api, "operated while sealed: no record can be made");
-                    Ok(())
-                } else {
-                    Err(OperationError::Denied)
+            Err(sealed @ OperationError::Sealed { .. }) => {
+                return match recording {
+                    _ if !caller.grants.allows_cluster(Right::Operate) => Err(OperationError::Denied),
+                    Recording::Required => Err(sealed),
+                    Recording::WhenPossible => {
+                        tracing::info!(what, api = %caller.api, "operated while sealed: no record can be made");
+                        Ok(())
+                    }
                 };
             }
             admitted => admitted?,

@@ -11,9 +11,10 @@ use chacha20poly1305::{
     aead::{Aead, Payload},
 };
 use futures::future::{BoxFuture, FutureExt};
+use rustix::fs::OFlags;
 use sha2::{Digest, Sha256};
 use std::{
-    fs::{File, OpenOptions},
+    fs::OpenOptions,
     io::{Read, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -47,7 +48,12 @@ impl KeyFile {
     /// Reads a key file.
     pub fn load(path: &Path) -> Result<Self, KeyFileError> {
         let unusable = |error: std::io::Error| unusable(path, &error);
-        let file = File::open(path).map_err(unusable)?;
+        // Opening a pipe would otherwise wait for its writer.
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(OFlags::NONBLOCK.bits() as i32)
+            .open(path)
+            .map_err(unusable)?;
         let metadata = file.metadata().map_err(unusable)?;
         if !metadata.is_file() {
             return Err(KeyFileError::Unusable {
@@ -59,6 +65,16 @@ impl KeyFile {
             return Err(KeyFileError::Exposed {
                 path: path.to_owned(),
                 mode: metadata.mode() & 0o7777,
+            });
+        }
+        let own = rustix::process::geteuid().as_raw();
+        if metadata.uid() != own && metadata.uid() != 0 {
+            return Err(KeyFileError::Unusable {
+                path: path.to_owned(),
+                reason: format!(
+                    "user {} owns it, neither this process's user {own} nor root",
+                    metadata.uid()
+                ),
             });
         }
         // One byte more than a key, read without reallocation, so that no copy stays behind.
