@@ -40,14 +40,9 @@ impl GrantsTable {
     /// The most bytes of a file of grants.
     pub const FILE_LIMIT_BYTES: usize = 4 * 1024 * 1024;
 
-    /// Reads TOML. The error names the line, but does not show it: it may name secrets and people,
-    /// and errors are logged.
+    /// Reads TOML. The error names the line.
     pub fn from_toml(text: &str) -> Result<Self, String> {
-        toml::from_str(text).map_err(|error| {
-            let start = error.span().map_or(0, |span| span.start);
-            let line = text.bytes().take(start).filter(|&byte| byte == b'\n').count() + 1;
-            format!("line {line}: {}", error.message())
-        })
+        toml::from_str(text).map_err(|error| error.to_string())
     }
 
     /// Reads JSON. The error names the line.

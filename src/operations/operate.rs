@@ -67,8 +67,8 @@ impl Operations {
 
     /// Checks the right `operate` and records its use, before the dialect operates the cluster or
     /// the seal. `what` says which operation, for the sealed record; it names no secret. On a sealed
-    /// node, which cannot make a record, only what need not be recorded goes on, by the right
-    /// alone, and its use goes to the node's log, without who.
+    /// node, which cannot make a record, the right alone is checked and the use goes to the node's
+    /// log, without who.
     pub async fn record_operate(
         &self,
         caller: &Caller,
@@ -77,14 +77,12 @@ impl Operations {
         deadline: Instant,
     ) -> Result<(), OperationError> {
         let call = match Call::admit(self, caller, Action::Operate, Subject::Other(what), deadline) {
-            Err(sealed @ OperationError::Sealed { .. }) => {
-                return match recording {
-                    _ if !caller.grants.allows_cluster(Right::Operate) => Err(OperationError::Denied),
-                    Recording::Required => Err(sealed),
-                    Recording::WhenPossible => {
-                        tracing::info!(what, api = %caller.api, "operated while sealed: no record can be made");
-                        Ok(())
-                    }
+            Err(OperationError::Sealed { .. }) => {
+                return if caller.grants.allows_cluster(Right::Operate) {
+                    tracing::info!(what, api = %caller.api, "operated while sealed: no record can be made");
+                    Ok(())
+                } else {
+                    Err(OperationError::Denied)
                 };
             }
             admitted => admitted?,
