@@ -12,7 +12,7 @@ TEST ?=
 help:
 	@echo 'make dev     install what is missing, build, and run three nodes on this machine'
 	@echo 'make test    the same build, and every test'
-	@echo 'make measure  the figures of docs/measurements.md'
+	@echo 'make measure  throughput, start, write gap, memory and disk: figures'
 	@echo 'make lint    rustfmt and clippy, warnings denied'
 
 needs:
@@ -28,7 +28,7 @@ test: needs
 	cargo build --release --workspace
 	@scripts/with-many-files scripts/test $(TEST)
 
-# Figures for docs/measurements.md; alone on the machine.
+# Prints the figures; alone on the machine.
 measure: needs
 	cargo build --release --workspace
 	@scripts/with-many-files cargo test --release --test measurements -- --ignored --nocapture --test-threads 1
