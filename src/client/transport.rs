@@ -196,9 +196,9 @@ impl Client {
             .send();
         let mut response = match sending.await {
             Ok(response) => response,
-            Err(error) if error.is_connect() => return Attempt::NotDone(chain(&error), None),
-            Err(error) if error.is_builder() => return Attempt::NotDone(chain(&error), None),
-            Err(error) => return Attempt::Unknown(chain(&error)),
+            Err(error) if error.is_connect() => return Attempt::NotDone(chain(&error.without_url()), None),
+            Err(error) if error.is_builder() => return Attempt::NotDone(chain(&error.without_url()), None),
+            Err(error) => return Attempt::Unknown(chain(&error.without_url())),
         };
         let status = response.status();
         let retry_after = response.headers().get(RETRY_AFTER).map(|value| {
@@ -218,7 +218,7 @@ impl Client {
                 }
                 Ok(Some(chunk)) => body.extend_from_slice(&chunk),
                 Ok(None) => break,
-                Err(error) => return Attempt::Unknown(chain(&error)),
+                Err(error) => return Attempt::Unknown(chain(&error.without_url())),
             }
         }
         if request.accept == Accept::Any || !asks_to_try_again(status, retry_after.is_some()) {

@@ -181,6 +181,9 @@ fn progress_of(status: &SealStatus) -> String {
     }
 }
 
+/// Each look is an operation with a record of its own, so there are few.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+
 /// Each node reports only its own work, so all are asked until none works any more.
 async fn wait_until_resealed(client: &Client, format: Format) -> Result<SealStatus, Failure> {
     let progress = Progress::start(format, "sealing again".into());
@@ -206,7 +209,7 @@ async fn wait_until_resealed(client: &Client, format: Format) -> Result<SealStat
         }
         match last {
             Some(status) if !working => return Ok(status),
-            Some(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+            Some(_) => tokio::time::sleep(LOOK_INTERVAL).await,
             None => return Err(ClientError::Unavailable("no node answers any more".into()).into()),
         }
     }
