@@ -7,9 +7,9 @@
 mod canonical;
 mod plain_record;
 mod query;
-mod refusals;
+mod shared_records;
 
 pub use canonical::canonical_json;
-pub use plain_record::{PlainRecord, Subject};
+pub use plain_record::{KeptSubject, PlainRecord, Subject};
 pub use query::{AuditEntry, AuditPage, AuditQuery};
-pub use refusals::{Refusals, SharedRefusals, Verdict};
+pub use shared_records::{SharedRecord, SharedRecords, Verdict};

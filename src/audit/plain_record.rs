@@ -45,7 +45,7 @@ pub struct PlainRecord {
 }
 
 /// What a record is about.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Subject<'a> {
     /// One secret.
     Secret(&'a FullName),
@@ -53,7 +53,20 @@ pub enum Subject<'a> {
     Store(&'a StorePath),
     /// Something else, in words that name no secret.
     Other(&'a str),
-    /// Several secrets (refusals that share one record).
+    /// Several of these, which share one record.
+    Several,
+}
+
+/// A [`Subject`] that outlives its request.
+#[derive(Clone, PartialEq, Eq)]
+pub enum KeptSubject {
+    /// One secret.
+    Secret(FullName),
+    /// A whole store.
+    Store(StorePath),
+    /// Something else, in words that name no secret.
+    Other(String),
+    /// Several of these.
     Several,
 }
 
@@ -84,7 +97,7 @@ impl PlainRecord {
             },
             detail: match subject {
                 Subject::Other(detail) => Some(detail.to_owned()),
-                Subject::Several => Some("several secrets".to_owned()),
+                Subject::Several => Some("several".to_owned()),
                 Subject::Secret(_) | Subject::Store(_) => None,
             },
         }
@@ -114,6 +127,29 @@ impl PlainRecord {
             return Err(OpenError::WrongDigest);
         }
         serde_json::from_slice(json).map_err(|_| OpenError::Malformed)
+    }
+}
+
+impl KeptSubject {
+    /// As a record takes it.
+    pub fn subject(&self) -> Subject<'_> {
+        match self {
+            Self::Secret(name) => Subject::Secret(name),
+            Self::Store(store) => Subject::Store(store),
+            Self::Other(words) => Subject::Other(words),
+            Self::Several => Subject::Several,
+        }
+    }
+}
+
+impl From<Subject<'_>> for KeptSubject {
+    fn from(subject: Subject<'_>) -> Self {
+        match subject {
+            Subject::Secret(name) => Self::Secret(name.clone()),
+            Subject::Store(store) => Self::Store(store.clone()),
+            Subject::Other(words) => Self::Other(words.to_owned()),
+            Subject::Several => Self::Several,
+        }
     }
 }
 
@@ -166,6 +202,17 @@ mod tests {
         let other = PlainRecord::open(&keyring, &stub.sealed, &again.commitment);
         assert_eq!(other.err(), Some(OpenError::WrongDigest));
         assert!(PlainRecord::open(&Keyring::generate(), &stub.sealed, &stub.commitment).is_err());
+    }
+
+    /// As another program computes it: HMAC-SHA-256 with the salt as key over the canonical record.
+    #[test]
+    fn the_commitment_is_fixed() {
+        let made = commitment([7; SALT_BYTES], br#"{"format":1}"#);
+        let written: String = made.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(
+            written,
+            "70725e33cf3bcad3e9cb6cb311df79e1930b4944cf4912633f69e1ffd698ebeb"
+        );
     }
 
     #[test]

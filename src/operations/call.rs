@@ -88,8 +88,8 @@ impl<'a> Call<'a> {
     async fn refuse(&self, version: Option<Version>) -> Result<(), OperationError> {
         let verdict = self
             .operations
-            .refusals()
-            .count(self.caller, self.action, self.name(), Instant::now());
+            .shared
+            .count_refusal(self.caller, self.action, self.subject);
         if verdict == Verdict::Record {
             let place = self.name().map(|name| self.keyring.place(name));
             self.propose(Operation::Refuse(Refusing {

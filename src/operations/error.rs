@@ -44,7 +44,7 @@ pub enum OperationError {
     #[error("the audit log is full; disclosures are refused until its limit is raised")]
     AuditFull,
     /// This node has no keys now.
-    #[error("the node is sealed: {reason}")]
+    #[error("the node is sealed: {reason}; ask an unsealed node")]
     Sealed { reason: SealedReason },
     /// No leader was found in time; nothing was done.
     #[error("no majority of nodes answers; nothing was done")]

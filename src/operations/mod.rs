@@ -12,6 +12,7 @@ mod error;
 mod limits;
 mod operate;
 mod read;
+mod shared;
 mod write;
 
 pub use answers::{Polled, PutVersion, SecretInfo, SecretValue};
@@ -20,13 +21,11 @@ pub use error::OperationError;
 pub use limits::OperationLimits;
 pub use operate::Recording;
 
-use crate::{audit::Refusals, index::NameIndex, seal::Sealer};
+use crate::{audit::SharedRecords, index::NameIndex, seal::Sealer};
 use conclave_cluster::node::Cluster;
 use limits::Admission;
-use std::{
-    sync::{Arc, Mutex, MutexGuard, Weak},
-    time::Duration,
-};
+use shared::Shared;
+use std::sync::Arc;
 use tokio::{sync::Semaphore, time::Instant};
 
 /// The operations of one node's edge. Shared by all its listeners.
@@ -37,7 +36,7 @@ pub struct Operations {
     node_name: String,
     limits: OperationLimits,
     admission: Arc<Admission>,
-    refusals: Mutex<Refusals>,
+    shared: Shared,
     listings: Arc<Semaphore>,
     /// They use threads that the core uses as well.
     audit_readings: Arc<Semaphore>,
@@ -49,13 +48,10 @@ impl Operations {
     const LISTINGS: usize = 4;
     /// Queries of the audit log at once; more wait.
     const AUDIT_READINGS: usize = 4;
-    /// Records of looks at the status that may wait in the background.
+    /// Records of looks at the status that may wait in the background; more share one.
     const BACKGROUND_RECORDS: usize = 64;
-    /// How often refusals that share a record are looked through, and how long writing them may take.
-    const REFUSALS_PAUSE: Duration = Duration::from_secs(1);
-    const REFUSALS_PATIENCE: Duration = Duration::from_secs(10);
 
-    /// Starts the index of names and the writing of shared refusals, both until the last handle is
+    /// Starts the index of names and the writing of shared records, both until the last handle is
     /// dropped.
     pub fn start(
         cluster: Cluster,
@@ -66,7 +62,7 @@ impl Operations {
         let operations = Arc::new(Self {
             index: NameIndex::start(cluster.clone(), sealer.clone()),
             admission: Admission::new(&limits),
-            refusals: Mutex::new(Refusals::new(limits.refusal_records_per_ten_seconds)),
+            shared: Shared::new(limits.refusal_records_per_ten_seconds),
             listings: Arc::new(Semaphore::new(Self::LISTINGS)),
             audit_readings: Arc::new(Semaphore::new(Self::AUDIT_READINGS)),
             background_records: Arc::new(Semaphore::new(Self::BACKGROUND_RECORDS)),
@@ -75,32 +71,12 @@ impl Operations {
             node_name,
             limits,
         });
-        tokio::spawn(write_shared_refusals(Arc::downgrade(&operations)));
+        tokio::spawn(shared::keep_writing(Arc::downgrade(&operations)));
         operations
     }
 
-    /// Writes what is still counted of refusals. To be called once no more requests come.
+    /// Writes what is still counted of refusals and looks. To be called once no more requests come.
     pub async fn shutdown(&self, deadline: Instant) {
-        let rest = self.refusals().take_all();
-        self.write_refusals(rest, deadline).await;
-    }
-
-    fn refusals(&self) -> MutexGuard<'_, Refusals> {
-        self.refusals
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-}
-
-async fn write_shared_refusals(operations: Weak<Operations>) {
-    loop {
-        tokio::time::sleep(Operations::REFUSALS_PAUSE).await;
-        let Some(operations) = operations.upgrade() else {
-            return;
-        };
-        let ended = operations.refusals().take_ended(Instant::now());
-        operations
-            .write_refusals(ended, Instant::now() + Operations::REFUSALS_PATIENCE)
-            .await;
+        self.write_shared(deadline, SharedRecords::take_all).await;
     }
 }

@@ -5,11 +5,11 @@ use super::{
     call::{Call, outcome},
 };
 use crate::{
-    audit::{AuditPage, AuditQuery, PlainRecord, SharedRefusals, Subject},
+    audit::{AuditPage, AuditQuery, KeptSubject, PlainRecord, Subject},
     grants::Action as Right,
 };
 use conclave_cluster::{
-    command::{Command, Look, Operation, Refusing, Step},
+    command::{Command, Look, Operation, Step},
     model::Action,
 };
 use tokio::time::{Instant, timeout_at};
@@ -17,10 +17,12 @@ use tokio::time::{Instant, timeout_at};
 /// Whether an operation on the cluster may go on when its record cannot be written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Recording {
-    /// It waits until the record is written, and fails without.
+    /// It waits until the record is written, and fails without: also on a sealed node, which cannot
+    /// write any.
     Required,
-    /// The record is written in the background where a majority answers: for the full status, which
-    /// is wanted most when none does.
+    /// The record is written in the background once that is possible, alone or shared with others: for
+    /// what changes nothing and is wanted most when nothing can be recorded, the full status of a node
+    /// and of its seal, and for trying the seal again.
     WhenPossible,
 }
 
@@ -66,9 +68,7 @@ impl Operations {
     }
 
     /// Checks the right `operate` and records its use, before the dialect operates the cluster or
-    /// the seal. `what` says which operation, for the sealed record; it names no secret. On a sealed
-    /// node, which cannot make a record, the right alone is checked and the use goes to the node's
-    /// log, without who.
+    /// the seal. `what` says which operation, for the sealed record; it names no secret.
     pub async fn record_operate(
         &self,
         caller: &Caller,
@@ -77,70 +77,46 @@ impl Operations {
         deadline: Instant,
     ) -> Result<(), OperationError> {
         let call = match Call::admit(self, caller, Action::Operate, Subject::Other(what), deadline) {
-            Err(OperationError::Sealed { .. }) => {
-                return if caller.grants.allows_cluster(Right::Operate) {
-                    tracing::info!(what, api = %caller.api, "operated while sealed: no record can be made");
-                    Ok(())
-                } else {
-                    Err(OperationError::Denied)
-                };
+            Err(sealed @ OperationError::Sealed { .. }) => {
+                return self.operate_sealed(caller, what, recording, sealed);
             }
             admitted => admitted?,
         };
         call.require(Right::Operate, None).await?;
         match recording {
             Recording::Required => call.carry_out(Operation::Look(Look::Other)).await.map(drop),
+            Recording::WhenPossible => self.record_in_background(&call),
+        }
+    }
+
+    /// A sealed node can make no record: what need not be recorded at once goes on and is counted,
+    /// to be recorded when the node has keys; anything else is refused.
+    fn operate_sealed(
+        &self,
+        caller: &Caller,
+        what: &str,
+        recording: Recording,
+        sealed: OperationError,
+    ) -> Result<(), OperationError> {
+        if !caller.grants.allows_cluster(Right::Operate) {
+            self.shared
+                .share_refusal(caller, Action::Operate, Subject::Other(what));
+            return Err(OperationError::Denied);
+        }
+        match recording {
+            Recording::Required => Err(sealed),
             Recording::WhenPossible => {
-                self.record_in_background(&call);
-                Ok(())
+                tracing::info!(what, api = %caller.api, "operated while sealed; recorded once unsealed");
+                self.shared.share_look(caller, Subject::Other(what))
             }
         }
     }
 
-    /// Writes refusals that share a record. What cannot be written is kept for the next time.
-    pub(super) async fn write_refusals(&self, refusals: Vec<SharedRefusals>, deadline: Instant) {
-        for refusal in refusals {
-            if let Err(error) = self.write_refusal(&refusal, deadline).await {
-                tracing::warn!(%error, attempts = refusal.attempts, "refusals could not be recorded yet");
-                self.refusals().put_back(refusal, Instant::now());
-            }
-        }
-    }
-
-    async fn write_refusal(&self, refusal: &SharedRefusals, deadline: Instant) -> Result<(), OperationError> {
-        let keyring = self.sealer.keyring()?;
-        let subject = match &refusal.name {
-            Some(name) => Subject::Secret(name),
-            None => Subject::Several,
-        };
-        let record = PlainRecord::new(&refusal.caller, &self.node_name, subject);
-        let step = Step {
-            preconditions: Vec::new(),
-            operation: Operation::Refuse(Refusing {
-                place: refusal.name.as_ref().map(|name| keyring.place(name)),
-                version: None,
-                attempts: refusal.attempts,
-            }),
-            audit: Some(record.seal(&keyring, refusal.action, &refusal.caller)),
-        };
-        let answer = self
-            .cluster
-            .propose(
-                Command {
-                    guards: Vec::new(),
-                    steps: vec![step],
-                },
-                deadline,
-            )
-            .await?;
-        outcome(answer.outcome)??;
-        Ok(())
-    }
-
-    fn record_in_background(&self, call: &Call<'_>) {
+    /// Records a look without waiting for it. What cannot be recorded alone is counted into a record
+    /// that is shared; where that is not certain, twice rather than never.
+    fn record_in_background(&self, call: &Call<'_>) -> Result<(), OperationError> {
         let Ok(permit) = self.background_records.clone().try_acquire_owned() else {
-            tracing::warn!("a look at the status could not be recorded: too many are waiting");
-            return;
+            return self.shared.share_look(call.caller, call.subject);
         };
         let record = PlainRecord::new(call.caller, &self.node_name, call.subject);
         let audit = Some(record.seal(&call.keyring, call.action, call.caller));
@@ -149,16 +125,26 @@ impl Operations {
             operation: Operation::Look(Look::Other),
             audit,
         };
-        let (cluster, deadline) = (self.cluster.clone(), call.deadline);
+        let (cluster, deadline, shared) = (self.cluster.clone(), call.deadline, self.shared.clone());
+        let (caller, subject) = (call.caller.clone(), KeptSubject::from(call.subject));
         tokio::spawn(async move {
             let _permit = permit;
             let command = Command {
                 guards: Vec::new(),
                 steps: vec![step],
             };
-            if let Err(error) = cluster.propose(command, deadline).await {
-                tracing::warn!(%error, "a look at the status could not be recorded");
+            let recorded: Result<_, OperationError> = async {
+                outcome(cluster.propose(command, deadline).await?.outcome)??;
+                Ok(())
+            }
+            .await;
+            if let Err(error) = recorded {
+                tracing::warn!(%error, "a look at the status could not be recorded yet");
+                if let Err(error) = shared.share_look(&caller, subject.subject()) {
+                    tracing::error!(%error, "a look at the status could not be recorded");
+                }
             }
         });
+        Ok(())
     }
 }

@@ -12,6 +12,7 @@ use conclave_cluster::{
     model::{Action, OutcomeKind},
 };
 use serde_json::json;
+use tokio::time::Instant;
 
 async fn audit(edge: &Edge, query: AuditQuery) -> Vec<AuditEntry> {
     let query = AuditQuery { limit: 1000, ..query };
@@ -273,6 +274,46 @@ async fn a_caller_without_rights_who_hammers_writes_few_entries_with_the_right_c
     let attempts: u32 = records.iter().map(|entry| entry.attempts).sum();
     assert_eq!(attempts, 500);
     assert!(records.len() <= 4 * 3, "{} records", records.len());
+}
+
+/// On one thread, so that nothing is recorded while looks come.
+#[tokio::test]
+async fn however_many_look_at_the_status_at_once_every_look_is_recorded() {
+    const LOOKS: u32 = 400;
+    let node = OneNode::start().await;
+    let edge = node.unsealed().await;
+    let root = root();
+    for _ in 0..LOOKS {
+        let look = edge
+            .operations
+            .record_operate(&root, "status", Recording::WhenPossible, deadline())
+            .await;
+        look.unwrap();
+    }
+    edge.operations.shutdown(deadline()).await;
+    let patience = deadline();
+    let records = loop {
+        let query = AuditQuery {
+            actions: vec![Action::Operate],
+            ..Default::default()
+        };
+        let records = audit(&edge, query).await;
+        // The last that were recorded alone may still be on their way.
+        let looks: u32 = records.iter().map(|entry| entry.attempts).sum();
+        assert!(looks <= LOOKS, "{looks} were recorded");
+        if looks == LOOKS {
+            break records;
+        }
+        assert!(Instant::now() < patience, "only {looks} were recorded");
+    };
+    for entry in &records {
+        let plain = entry.plain.as_ref().unwrap().as_ref().unwrap();
+        assert_eq!(
+            (plain.detail.as_deref(), entry.outcome),
+            (Some("status"), OutcomeKind::Done)
+        );
+    }
+    assert!(records.iter().any(|entry| entry.attempts == LOOKS - 64));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,6 +18,6 @@ pub(super) fn look(machine: &mut Machine<'_, '_>, look: Look) -> Result<Done, St
                 .map(|(number, version)| version.view(number, now_ms));
             Ok(Done::Secret(Box::new(secret.view(id, versions.collect()))))
         }
-        Look::Store(_) | Look::Other => Ok(Done::Recorded),
+        Look::Store(_) | Look::Other | Look::Several { .. } => Ok(Done::Recorded),
     }
 }

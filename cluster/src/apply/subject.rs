@@ -85,6 +85,10 @@ impl Subject {
                 place: Some(*place),
                 ..nothing
             }),
+            Operation::Look(Look::Several { looks }) => Ok(Self {
+                attempts: (*looks).max(1),
+                ..nothing
+            }),
             Operation::Refuse(refusing) => Ok(Self {
                 place: refusing.place,
                 version: refusing.version,

@@ -242,6 +242,8 @@ pub enum Look {
     Store(Place),
     /// At anything else that is recorded (audit, status, operation of the cluster).
     Other,
+    /// So many looks of the kind of [`Self::Other`] that share one record (at least 1).
+    Several { looks: u32 },
 }
 
 /// A refusal by the edge.

@@ -42,13 +42,14 @@ fn each_outcome_has_its_kind() {
     };
     bench.run(Operation::Look(Look::Store(whole_store)));
     bench.run(Operation::Look(Look::Other));
+    bench.run(Operation::Look(Look::Several { looks: 7 }));
     let records: Vec<AuditRecord> = all(&bench, &AuditFilter::default())
         .into_iter()
         .map(|(_, record)| record)
         .collect();
     let kinds: Vec<OutcomeKind> = records.iter().map(|record| record.outcome).collect();
     use OutcomeKind::{Denied, Done, NotFound, Refused};
-    assert_eq!(kinds, [Done, NotFound, Refused, Denied, Done, Done]);
+    assert_eq!(kinds, [Done, NotFound, Refused, Denied, Done, Done, Done]);
     assert_eq!(
         (records[0].secret, records[0].version),
         (Some(id(1)), Some(version(1)))
@@ -58,6 +59,7 @@ fn each_outcome_has_its_kind() {
     assert_eq!((records[3].attempts, records[3].version), (12, Some(version(4))));
     assert_eq!(records[4].place, Some(whole_store));
     assert_eq!((records[5].place, records[5].place_count), (None, 0));
+    assert_eq!((records[5].attempts, records[6].attempts), (1, 7));
 }
 
 #[test]
