@@ -2,13 +2,12 @@
 
 use super::random::random_bytes;
 use hmac::{Hmac, Mac};
-use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-/// Key material. It is serialised only into buffers that are wiped and sealed.
-#[derive(Clone, Zeroize, ZeroizeOnDrop, Serialize, Deserialize)]
+/// Key material. Only the keyring, which is sealed, writes it ([`super::keyring`]).
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct Key([u8; 32]);
 
 impl Key {

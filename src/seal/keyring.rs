@@ -47,6 +47,7 @@ struct Contents {
     /// Counts changes of the keys themselves; another wrapping leaves it.
     generation: u64,
     data_keys: Vec<NumberedKey>,
+    #[serde(with = "written_key")]
     token_key: Key,
     digest_keys: Vec<NumberedKey>,
 }
@@ -54,7 +55,22 @@ struct Contents {
 #[derive(Clone, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 struct NumberedKey {
     number: u32,
+    #[serde(with = "written_key")]
     key: Key,
+}
+
+/// A key as the keyring writes it, into buffers that are wiped and sealed. Nothing else can.
+mod written_key {
+    use super::Key;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(key: &Key, serializer: S) -> Result<S::Ok, S::Error> {
+        key.as_bytes().serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Key, D::Error> {
+        <[u8; 32]>::deserialize(deserializer).map(Key::from)
+    }
 }
 
 /// A name as it is sealed.
@@ -332,6 +348,20 @@ mod tests {
 
     fn name(text: &str) -> FullName {
         FullName::setec(text).unwrap()
+    }
+
+    /// Compiles only while none of these can be printed or written: else `Marker` is ambiguous.
+    #[test]
+    fn keys_and_plaintexts_have_no_debug_and_no_serialize() {
+        trait Marker<Which> {
+            fn is_neither() {}
+        }
+        impl<T: ?Sized> Marker<()> for T {}
+        impl<T: ?Sized + std::fmt::Debug> Marker<u8> for T {}
+        impl<T: ?Sized + Serialize> Marker<u16> for T {}
+        <Key as Marker<_>>::is_neither();
+        <Keyring as Marker<_>>::is_neither();
+        <Plaintext as Marker<_>>::is_neither();
     }
 
     #[test]

@@ -5,8 +5,10 @@
 //! its key is sealed: it votes and stores, and answers clients "sealed".
 
 mod cipher;
+mod keep;
 mod key;
 mod key_file;
+mod key_files;
 mod keyring;
 mod provider;
 mod random;

@@ -9,6 +9,13 @@ pub enum SealedReason {
     /// No keyring was found yet, and no majority answered to make one.
     #[error("the keyring is not there yet: {0}")]
     NoKeyring(String),
+    /// There was a keyring, or at least secrets are stored, and the keyring is gone. No other is ever
+    /// made in its place: it would open nothing of what is stored.
+    #[error(
+        "the keyring is gone from the cluster: only a node that still holds its keys can put it back; \
+         do not restart nodes that are unsealed"
+    )]
+    KeyringGone,
     /// No key file is configured.
     #[error("no seal key is configured")]
     NoKeyConfigured,

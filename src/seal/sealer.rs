@@ -2,27 +2,31 @@
 //!
 //! A node seals nothing before it read the committed keyring, and uses no other. Which keyring that
 //! is, the cluster decides: several nodes may propose the first one, on the precondition that none
-//! exists, and all of them open the one that was stored.
+//! exists, and all of them open the one that was stored. Once there was one, no node ever makes
+//! another; those that hold it keep it if it disappears, and put it back ([`super::keep`]).
 
 use super::{
+    keep,
     key_file::KeyFile,
+    key_files::KeyFiles,
     keyring::Keyring,
     provider::SealProvider,
     reason::SealedReason,
     reseal,
-    stored_keyring::{self, StoredKeyring},
+    stored_keyring::{self, Found, KeyringPlace, StoredKeyring},
 };
 use conclave_cluster::{
     command::{Command, Outcome, Refusal},
-    node::{Change, Cluster, ProposeError},
+    model::Version,
+    node::{Cluster, ProposeError},
 };
 use std::{
     path::PathBuf,
-    sync::{Arc, RwLock, Weak},
+    sync::{Arc, RwLock, RwLockReadGuard},
     time::Duration,
 };
 use tokio::{
-    sync::{Notify, broadcast, watch},
+    sync::{Notify, watch},
     time::{Instant, timeout_at},
 };
 
@@ -48,7 +52,8 @@ pub struct SealStatus {
     pub key_term: Option<u32>,
     /// Re-sealing after a rotation, as far as this node does it.
     pub reseal: Option<ResealProgress>,
-    /// Something that will keep this node from unsealing at its next start.
+    /// Something that will keep this node from unsealing at its next start, or that the stored keyring
+    /// is gone.
     pub warning: Option<String>,
 }
 
@@ -61,7 +66,8 @@ pub struct ResealProgress {
     pub secrets_seen: u64,
     /// Sealed parts that this node replaced.
     pub parts_resealed: u64,
-    /// Whether two passes found nothing under an older term.
+    /// Whether a pass found nothing under an older term. What was on its way meanwhile is looked for
+    /// once more, about a minute later.
     pub finished: bool,
 }
 
@@ -88,22 +94,41 @@ pub enum SealError {
 /// Holds this node's keys.
 pub struct Sealer {
     pub(super) cluster: Cluster,
-    pub(super) options: SealOptions,
-    /// A key file that a `rekey` on this node brought, until the configuration names it.
-    brought_key_file: RwLock<Option<PathBuf>>,
-    keys: RwLock<Result<Arc<Keyring>, SealedReason>>,
+    pub(super) reseal_bytes_per_s: u64,
+    key_files: RwLock<KeyFiles>,
+    keys: RwLock<Result<Held, SealedReason>>,
     pub(super) status: watch::Sender<SealStatus>,
-    retry: Arc<Notify>,
+    pub(super) retry: Arc<Notify>,
     /// Notified when this node was asked to re-seal.
     pub(super) reseal_asked: Arc<Notify>,
     /// One attempt to unseal at a time.
     attempt: tokio::sync::Mutex<()>,
 }
 
+/// The keys that a node holds.
+#[derive(Clone)]
+pub(super) struct Held {
+    pub(super) keyring: Arc<Keyring>,
+    /// The version of the stored keyring that was opened.
+    pub(super) number: Version,
+    /// The seal key that it was wrapped under.
+    pub(super) seal_key_id: String,
+}
+
+/// What an attempt to unseal came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Standing {
+    /// Nothing is to be done until something changes.
+    Settled,
+    /// There is no keyring yet; no majority answered to make one.
+    AwaitsKeyring,
+    /// This node holds the keys, and the stored keyring is gone.
+    HoldsLost,
+}
+
 impl Sealer {
-    /// How long a node waits for a majority, and between attempts while there is no keyring.
-    const PATIENCE: Duration = Duration::from_secs(5);
-    const PAUSE: Duration = Duration::from_millis(200);
+    /// How long a node waits for a majority.
+    pub(super) const PATIENCE: Duration = Duration::from_secs(5);
     /// How often a write of the keyring is tried again when another node was faster.
     const WRITE_TRIES: usize = 8;
 
@@ -121,25 +146,34 @@ impl Sealer {
         let changes = cluster.changes();
         let sealer = Arc::new(Self {
             cluster,
-            options,
-            brought_key_file: RwLock::new(None),
+            reseal_bytes_per_s: options.reseal_bytes_per_s,
+            key_files: RwLock::new(KeyFiles::new(options.key_file)),
             keys: RwLock::new(Err(SealedReason::Starting)),
             status: watch::Sender::new(status),
             retry: Arc::default(),
             reseal_asked: Arc::default(),
             attempt: tokio::sync::Mutex::new(()),
         });
-        tokio::spawn(keep_unsealed(Arc::downgrade(&sealer), changes));
+        tokio::spawn(keep::keep_unsealed(Arc::downgrade(&sealer), changes));
         tokio::spawn(reseal::run(Arc::downgrade(&sealer)));
         sealer
     }
 
     /// The keys, or why there are none.
     pub fn keyring(&self) -> Result<Arc<Keyring>, SealedReason> {
-        self.keys
-            .read()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-            .clone()
+        match &*self.keys() {
+            Ok(held) => Ok(held.keyring.clone()),
+            Err(reason) => Err(reason.clone()),
+        }
+    }
+
+    /// The same, with where they come from.
+    pub(super) fn held(&self) -> Result<Held, SealedReason> {
+        self.keys().clone()
+    }
+
+    fn keys(&self) -> RwLockReadGuard<'_, Result<Held, SealedReason>> {
+        self.keys.read().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// The keys that were committed up to `index`. For ciphertext under a term that is not known here
@@ -162,6 +196,12 @@ impl Sealer {
         self.retry.notify_one();
     }
 
+    /// As [`Self::retry`], with the key file that the configuration names now.
+    pub fn retry_with(&self, key_file: Option<PathBuf>) {
+        self.change_key_files(|files| files.configure(key_file));
+        self.retry();
+    }
+
     /// Tries to unseal and waits for the outcome.
     pub async fn retry_and_wait(&self, deadline: Instant) -> Result<(), SealedReason> {
         let _ = timeout_at(deadline, self.unseal()).await;
@@ -171,6 +211,8 @@ impl Sealer {
     /// Adds a data key term, returns it, and begins to re-seal in the background.
     pub async fn rotate(&self, deadline: Instant) -> Result<u32, SealError> {
         let keyring = self.write(deadline, None, Keyring::with_next_term).await?;
+        // Whoever looks from now on sees that it is not finished.
+        reseal::progress(self, keyring.key_term(), |progress| progress.finished = false);
         self.reseal_asked.notify_one();
         Ok(keyring.key_term())
     }
@@ -179,10 +221,7 @@ impl Sealer {
     /// Other nodes stay unsealed, but need the new key in their file before their next start.
     pub async fn rekey(&self, new_key_file: PathBuf, deadline: Instant) -> Result<String, SealError> {
         let provider = KeyFile::load(&new_key_file).map_err(|error| SealError::KeyFile(error.to_string()))?;
-        *self
-            .brought_key_file
-            .write()
-            .unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(new_key_file);
+        self.change_key_files(|files| files.bring(new_key_file));
         self.write(deadline, Some(&provider), Keyring::duplicate).await?;
         Ok(provider.id().to_owned())
     }
@@ -191,19 +230,31 @@ impl Sealer {
     async fn write(
         &self,
         deadline: Instant,
-        new_provider: Option<&dyn SealProvider>,
+        new_provider: Option<&KeyFile>,
         change: impl Fn(&Keyring) -> Keyring,
     ) -> Result<Keyring, SealError> {
         self.keyring()?;
         for _ in 0..Self::WRITE_TRIES {
             self.cluster.read_barrier(deadline).await?;
-            let stored = self
-                .read_stored()?
-                .ok_or_else(|| SealedReason::NoKeyring("it is not in this node's state".to_owned()))?;
-            let provider = self.provider_for(&stored)?;
-            let keyring = change(&stored.open(&provider).await?);
-            let command =
-                stored_keyring::replace_command(&stored, &keyring, new_provider.unwrap_or(&provider)).await?;
+            let Found::Keyring(stored) = self.read_place()?.found else {
+                return Err(SealedReason::KeyringGone.into());
+            };
+            // Keys that are held need not be opened: so that a node may wrap them anew which has no
+            // longer the key that they are wrapped under.
+            let mut held = self.held()?;
+            if !stored.holds_the_keys_of(&held.keyring) {
+                held = self.open(&stored, Some(&held)).await.map_err(Failure::reason)?;
+            }
+            let keyring = change(&held.keyring);
+            let command = match new_provider {
+                Some(provider) => {
+                    stored_keyring::replace_command(&stored.occupant, &keyring, provider).await?
+                }
+                None => {
+                    let provider = self.key_with_id(stored.seal_key_id())?;
+                    stored_keyring::replace_command(&stored.occupant, &keyring, &provider).await?
+                }
+            };
             let answer = self.cluster.propose(command, deadline).await?;
             match answer.outcome {
                 Outcome::Done(_) => {
@@ -224,17 +275,27 @@ impl Sealer {
     }
 
     /// One attempt to hold the committed keyring.
-    async fn unseal(&self) {
+    pub(super) async fn unseal(&self) -> Standing {
         let _one_at_a_time = self.attempt.lock().await;
         let outcome = self.try_unseal().await;
-        let held = self.keyring();
-        let (keys, warning) = match (outcome, held) {
-            (Ok(keyring), _) => (Ok(keyring), None),
-            // The key file fails, yet nothing was added to the keys that are held.
-            (Err(failure), Ok(held)) if failure.holds_no_other_keys => {
-                (Ok(held), Some(failure.reason.to_string()))
+        let (keys, warning, standing) = match (outcome, self.held()) {
+            (Ok(held), _) => (Ok(held), None, Standing::Settled),
+            (Err(Failure::HoldsAllKeys(reason)), Ok(held)) => {
+                let warning = format!("{reason}; this node holds the keys, and will start sealed");
+                (Ok(held), Some(warning), Standing::Settled)
             }
-            (Err(failure), _) => (Err(failure.reason), None),
+            (Err(Failure::Lost(reason)), Ok(held)) => {
+                let warning = format!("{reason}; this node holds the keys, and puts the keyring back");
+                (Ok(held), Some(warning), Standing::HoldsLost)
+            }
+            (Err(failure), _) => {
+                let reason = failure.reason();
+                let standing = match reason {
+                    SealedReason::NoKeyring(_) => Standing::AwaitsKeyring,
+                    _ => Standing::Settled,
+                };
+                (Err(reason), None, standing)
+            }
         };
         let (before, after) = (self.keyring().err(), keys.as_ref().err().cloned());
         if before != after {
@@ -243,27 +304,35 @@ impl Sealer {
                 Some(reason) => tracing::warn!(%reason, "sealed"),
             }
         }
-        if let Some(warning) = &warning {
-            tracing::warn!(%warning, "the seal key does not open the stored keyring; this node will start sealed");
+        if let Some(warning) = warning
+            .as_ref()
+            .filter(|warning| self.status.borrow().warning.as_ref() != Some(warning))
+        {
+            tracing::warn!(%warning, "the stored keyring does not open");
         }
         // The keys first: whoever hears "unsealed" uses them at once.
         *self.keys.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = keys.clone();
         self.status.send_modify(|status| {
             status.sealed = after;
             status.warning = warning;
-            if let Ok(keyring) = &keys {
+            if let Ok(Held { keyring, .. }) = &keys {
                 status.keyring_id = Some(keyring.id().iter().map(|byte| format!("{byte:02x}")).collect());
                 status.key_term = Some(keyring.key_term());
             } else {
                 status.key_term = None;
             }
         });
+        standing
     }
 
-    async fn try_unseal(&self) -> Result<Arc<Keyring>, Failure> {
-        let stored = match self.read_stored()? {
-            Some(stored) => stored,
-            None => self.make_keyring().await?,
+    async fn try_unseal(&self) -> Result<Held, Failure> {
+        let held = self.held().ok();
+        let mut place = self.read_place()?;
+        if held.is_none() && matches!(place.found, Found::Nothing) {
+            place = self.make_keyring().await?;
+        }
+        let Found::Keyring(stored) = place.found else {
+            return Err(Failure::Lost(SealedReason::KeyringGone));
         };
         self.status.send_if_modified(|status| {
             let id = Some(stored.seal_key_id().to_owned());
@@ -271,120 +340,126 @@ impl Sealer {
             status.seal_key_id = id;
             modified
         });
-        let held = self.keyring().ok();
-        let holds_no_other_keys = held.as_ref().is_some_and(|held| stored.holds_the_keys_of(held));
-        let failure = |reason| Failure {
-            reason,
-            holds_no_other_keys,
-        };
-        let provider = self.provider_for(&stored).map_err(failure)?;
-        let keyring = stored.open(&provider).await.map_err(failure)?;
-        match held {
-            Some(held) if held.id() == keyring.id() && held.generation() > keyring.generation() => {
-                Err(SealedReason::Damaged("an older keyring was put back".to_owned()).into())
+        self.open(&stored, held.as_ref()).await
+    }
+
+    /// Opens the stored keyring, which must not be older than the one that is held.
+    pub(super) async fn open(&self, stored: &StoredKeyring, held: Option<&Held>) -> Result<Held, Failure> {
+        let provider = self.key_with_id(stored.seal_key_id()).map_err(|reason| {
+            if held.is_some_and(|held| stored.holds_the_keys_of(&held.keyring)) {
+                Failure::HoldsAllKeys(reason)
+            } else {
+                Failure::Sealed(reason)
             }
-            _ => Ok(Arc::new(keyring)),
+        })?;
+        let keyring = stored.open(&provider).await.map_err(|reason| match reason {
+            // It names the right seal key: whoever has that key did not write this.
+            SealedReason::Damaged(_) => Failure::Lost(reason),
+            other => Failure::Sealed(other),
+        })?;
+        match held {
+            Some(Held { keyring: held, .. })
+                if held.id() == keyring.id() && held.generation() > keyring.generation() =>
+            {
+                let reason = SealedReason::Damaged("an older keyring was put back".to_owned());
+                Err(Failure::Lost(reason))
+            }
+            _ => Ok(Held {
+                keyring: Arc::new(keyring),
+                number: stored.number,
+                seal_key_id: stored.seal_key_id().to_owned(),
+            }),
         }
     }
 
-    /// Proposes the first keyring once a majority confirms that there is none, and reads the one that
+    /// Proposes the first keyring once a majority confirms that there never was one, and reads what
     /// was stored, whoever proposed it.
-    async fn make_keyring(&self) -> Result<StoredKeyring, SealedReason> {
-        let provider = self.configured_provider()?;
+    async fn make_keyring(&self) -> Result<KeyringPlace, SealedReason> {
+        let provider = self.read_key_files(KeyFiles::configured)?;
         let absent = |error: ProposeError| SealedReason::NoKeyring(error.to_string());
+        self.check_that_none_was_made()?;
         let deadline = Instant::now() + Self::PATIENCE;
         self.cluster.read_barrier(deadline).await.map_err(absent)?;
-        if let Some(stored) = self.read_stored()? {
-            return Ok(stored);
+        let place = self.read_place()?;
+        if !matches!(place.found, Found::Nothing) {
+            return Ok(place);
         }
+        self.check_that_none_was_made()?;
         let command: Command = stored_keyring::create_command(&Keyring::generate(), &provider).await?;
         let answer = self.cluster.propose(command, deadline).await.map_err(absent)?;
         if !self.cluster.wait_applied(answer.index, deadline).await {
             return Err(absent(ProposeError::OutcomeUnknown));
         }
-        self.read_stored()?.ok_or_else(|| match answer.outcome {
-            Outcome::Refused { refusal, .. } => SealedReason::NoKeyring(refusal.to_string()),
-            Outcome::Done(_) => SealedReason::NoKeyring("it was stored, but is not in the state".to_owned()),
-        })
-    }
-
-    fn read_stored(&self) -> Result<Option<StoredKeyring>, SealedReason> {
-        StoredKeyring::read(&self.cluster.view()).map_err(|error| SealedReason::Damaged(error.to_string()))
-    }
-
-    fn configured_provider(&self) -> Result<KeyFile, SealedReason> {
-        let path = self
-            .options
-            .key_file
-            .as_ref()
-            .ok_or(SealedReason::NoKeyConfigured)?;
-        KeyFile::load(path).map_err(|error| SealedReason::KeyFile(error.to_string()))
-    }
-
-    /// The configured key file, unless the stored keyring needs the one that a `rekey` brought.
-    fn provider_for(&self, stored: &StoredKeyring) -> Result<KeyFile, SealedReason> {
-        let configured = self.configured_provider();
-        if configured
-            .as_ref()
-            .is_ok_and(|provider| provider.id() == stored.seal_key_id())
-        {
-            return configured;
+        let place = self.read_place()?;
+        match (&place.found, answer.outcome) {
+            (Found::Nothing, Outcome::Refused { refusal, .. }) => {
+                Err(SealedReason::NoKeyring(refusal.to_string()))
+            }
+            _ => Ok(place),
         }
-        let brought = self
-            .brought_key_file
-            .read()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-            .clone();
-        match brought.and_then(|path| KeyFile::load(&path).ok()) {
-            Some(provider) if provider.id() == stored.seal_key_id() => Ok(provider),
-            _ => Err(match configured {
-                Ok(provider) => SealedReason::WrongSealKey {
-                    needed: stored.seal_key_id().to_owned(),
-                    configured: provider.id().to_owned(),
-                },
-                Err(reason) => reason,
-            }),
+    }
+
+    /// A keyring that was made and is gone must not be followed by another: neither secrets nor
+    /// audit records that are stored would ever open again.
+    fn check_that_none_was_made(&self) -> Result<(), SealedReason> {
+        let damaged = |error: std::io::Error| SealedReason::Damaged(error.to_string());
+        let view = self.cluster.view();
+        let place = KeyringPlace::read(&view).map_err(damaged)?;
+        let is_new = place.last_number.is_none() && view.secrets(None, 1).map_err(damaged)?.is_empty();
+        if is_new || !matches!(place.found, Found::Nothing) {
+            Ok(())
+        } else {
+            Err(SealedReason::KeyringGone)
         }
+    }
+
+    pub(super) fn read_place(&self) -> Result<KeyringPlace, SealedReason> {
+        KeyringPlace::read(&self.cluster.view()).map_err(|error| SealedReason::Damaged(error.to_string()))
+    }
+
+    fn key_with_id(&self, id: &str) -> Result<KeyFile, SealedReason> {
+        self.read_key_files(|files| files.with_id(id))
+    }
+
+    pub(super) fn read_key_files<T>(&self, read: impl FnOnce(&KeyFiles) -> T) -> T {
+        read(
+            &self
+                .key_files
+                .read()
+                .unwrap_or_else(|poisoned| poisoned.into_inner()),
+        )
+    }
+
+    fn change_key_files(&self, change: impl FnOnce(&mut KeyFiles)) {
+        change(
+            &mut self
+                .key_files
+                .write()
+                .unwrap_or_else(|poisoned| poisoned.into_inner()),
+        );
     }
 }
 
-/// Why an attempt failed, and whether the keys that are held remain all there are.
-struct Failure {
-    reason: SealedReason,
-    holds_no_other_keys: bool,
+/// Why an attempt failed, and what that says of keys that are held.
+pub(super) enum Failure {
+    /// They may no longer be all there are.
+    Sealed(SealedReason),
+    /// They are all there are; this node only cannot open them again.
+    HoldsAllKeys(SealedReason),
+    /// No usable keyring is stored, or one that is older: what is held has to be put back.
+    Lost(SealedReason),
+}
+
+impl Failure {
+    fn reason(self) -> SealedReason {
+        match self {
+            Self::Sealed(reason) | Self::HoldsAllKeys(reason) | Self::Lost(reason) => reason,
+        }
+    }
 }
 
 impl From<SealedReason> for Failure {
     fn from(reason: SealedReason) -> Self {
-        Self {
-            reason,
-            holds_no_other_keys: false,
-        }
-    }
-}
-
-/// Unseals, and follows every later write of the keyring.
-async fn keep_unsealed(sealer: Weak<Sealer>, mut changes: broadcast::Receiver<Change>) {
-    loop {
-        let Some(sealer) = sealer.upgrade() else { return };
-        sealer.unseal().await;
-        let retries_by_itself = matches!(
-            sealer.keyring(),
-            Err(SealedReason::NoKeyring(_) | SealedReason::Starting)
-        );
-        let keyring_secret = sealer.read_stored().ok().flatten().map(|stored| stored.secret);
-        let retry = sealer.retry.clone();
-        drop(sealer);
-        loop {
-            tokio::select! {
-                () = retry.notified() => break,
-                () = tokio::time::sleep(Sealer::PAUSE), if retries_by_itself => break,
-                change = changes.recv() => match change {
-                    Ok(Change::Secret { secret, .. }) if keyring_secret.is_some_and(|keyring| keyring != secret) => {}
-                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => break,
-                    Err(broadcast::error::RecvError::Closed) => return,
-                },
-            }
-        }
+        Self::Sealed(reason)
     }
 }

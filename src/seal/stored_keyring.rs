@@ -3,19 +3,22 @@
 //!
 //! It is written only on the precondition that none exists, or that its sealed revision is the one
 //! that was read; the resulting revision is bound into the ciphertext. So no node can replace
-//! another's keyring, and an old one cannot be put back.
+//! another's keyring, and an old one cannot be put back. It is protected against deletion; what
+//! happens when it is gone all the same stands in [`super::keep`].
 
 use super::{
     cipher::{self, Binding, KeyringId, Kind},
     key::Key,
     keyring::Keyring,
-    provider::SealProvider,
+    provider::{ProviderError, SealProvider},
     reason::SealedReason,
 };
 use bytes::Bytes;
 use conclave_cluster::{
-    command::{Activation, Command, Create, NumberChoice, Operation, Precondition, Put, SameValue, Step},
-    model::{Place, Sealed, SecretId, SecretSettings, Token, ValueDigest, ValueId},
+    command::{
+        Activation, Command, Create, Expected, NumberChoice, Operation, Precondition, Put, SameValue, Step,
+    },
+    model::{Place, Sealed, SecretId, SecretRecord, SecretSettings, Token, ValueDigest, ValueId, Version},
     state::StateView,
 };
 use conclave_raft::codec;
@@ -33,12 +36,39 @@ pub const KEYRING_PLACE: Place = Place {
     name: Token(*b"keyring........."),
 };
 
-/// A keyring read from the state, still sealed.
-pub struct StoredKeyring {
-    /// Its secret.
+/// What lies at the keyring's place.
+pub struct KeyringPlace {
+    /// The highest number that anything ever had there; `None`: nothing was ever there.
+    pub last_number: Option<Version>,
+    /// What is there now.
+    pub found: Found,
+}
+
+/// What lies at the keyring's place now.
+pub enum Found {
+    /// Nothing.
+    Nothing,
+    /// Something that is no keyring: its value was destroyed, or others than the edge wrote it.
+    NoKeyring(Occupant),
+    /// A keyring, still sealed.
+    Keyring(Box<StoredKeyring>),
+}
+
+/// The secret that lies at the keyring's place.
+#[derive(Clone, Copy)]
+pub struct Occupant {
+    /// Its id.
     pub secret: SecretId,
     /// The revision of its sealed bytes.
     pub sealed_revision: u64,
+}
+
+/// A keyring read from the state, still sealed.
+pub struct StoredKeyring {
+    /// Its secret.
+    pub occupant: Occupant,
+    /// Its version: each write of the keyring has a number above all before.
+    pub number: Version,
     value: Sealed,
     digest: ValueDigest,
     envelope: Envelope,
@@ -57,24 +87,61 @@ struct Envelope {
     ciphertext: Bytes,
 }
 
-impl StoredKeyring {
-    /// Reads it from the local state; `None` before it was made.
-    pub fn read(view: &StateView) -> io::Result<Option<Self>> {
-        let Some(secret) = view.place(&KEYRING_PLACE)?.and_then(|place| place.secret) else {
-            return Ok(None);
+impl KeyringPlace {
+    /// Reads it from the local state. An error is local damage.
+    pub fn read(view: &StateView) -> io::Result<Self> {
+        let place = view.place(&KEYRING_PLACE)?.unwrap_or_default();
+        let buried = place.tombstones.iter().filter_map(|buried| buried.used.highest());
+        let Some(secret) = place.secret else {
+            return Ok(Self {
+                last_number: buried.max(),
+                found: Found::Nothing,
+            });
         };
-        let damaged = || io::Error::new(io::ErrorKind::InvalidData, "the keyring's record is incomplete");
-        let record = view.secret(&secret)?.ok_or_else(damaged)?;
-        let version = record.active.ok_or_else(damaged)?;
-        let value = view.sealed_value(&secret, version)?.ok_or_else(damaged)?;
-        let digest = view
-            .version(&secret, version)?
-            .and_then(|version| version.digest)
-            .ok_or_else(damaged)?;
-        let envelope = codec::decode(&value.ciphertext).map_err(|_| damaged())?;
-        Ok(Some(Self {
+        let record = view
+            .secret(&secret)?
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the keyring's record is missing"))?;
+        let occupant = Occupant {
             secret,
             sealed_revision: record.sealed_revision,
+        };
+        Ok(Self {
+            last_number: buried.chain(record.used.highest()).max(),
+            found: match StoredKeyring::read(view, occupant, &record)? {
+                Some(keyring) => Found::Keyring(Box::new(keyring)),
+                None => Found::NoKeyring(occupant),
+            },
+        })
+    }
+
+    /// The id of the secret that lies there.
+    pub fn secret(&self) -> Option<SecretId> {
+        match &self.found {
+            Found::Nothing => None,
+            Found::NoKeyring(occupant) => Some(occupant.secret),
+            Found::Keyring(keyring) => Some(keyring.occupant.secret),
+        }
+    }
+}
+
+impl StoredKeyring {
+    fn read(view: &StateView, occupant: Occupant, record: &SecretRecord) -> io::Result<Option<Self>> {
+        let Some(number) = record.active else {
+            return Ok(None);
+        };
+        let value = view.sealed_value(&occupant.secret, number)?;
+        let digest = view
+            .version(&occupant.secret, number)?
+            .and_then(|version| version.digest);
+        let (Some(value), Some(digest)) = (value, digest) else {
+            return Ok(None);
+        };
+        let Ok(envelope) = codec::decode(&value.ciphertext) else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            occupant,
+            number,
             value,
             digest,
             envelope,
@@ -106,17 +173,20 @@ impl StoredKeyring {
                 &wrapping_context(&self.envelope.keyring),
             )
             .await
-            .map_err(|error| damaged(&error))?;
+            .map_err(|error| match error {
+                ProviderError::CannotUnwrap { .. } => damaged(&error),
+                ProviderError::Unavailable(reason) => SealedReason::KeyFile(reason),
+            })?;
         let sealed = Sealed {
             ciphertext: self.envelope.ciphertext.clone(),
             ..self.value.clone()
         };
-        let binding = binding(self.secret, self.sealed_revision);
+        let binding = binding(self.occupant.secret, self.occupant.sealed_revision);
         let bytes =
             cipher::open(&self.envelope.keyring, &key, &binding, &sealed).map_err(|error| damaged(&error))?;
         let keyring = Keyring::decode(&bytes).map_err(|error| damaged(&error))?;
         keyring
-            .check_digest(self.secret, &bytes, &self.digest)
+            .check_digest(self.occupant.secret, &bytes, &self.digest)
             .map_err(|error| damaged(&error))?;
         if !self.holds_the_keys_of(&keyring) {
             return Err(damaged(&"it is not the keyring that its envelope names"));
@@ -125,7 +195,7 @@ impl StoredKeyring {
     }
 }
 
-/// The command that stores the first keyring. Refused when there is one.
+/// The command that stores a keyring where none is. Refused when there is one.
 pub async fn create_command(keyring: &Keyring, provider: &dyn SealProvider) -> Result<Command, SealedReason> {
     let secret = SecretId(super::random::random_bytes());
     let create = Create {
@@ -137,27 +207,45 @@ pub async fn create_command(keyring: &Keyring, provider: &dyn SealProvider) -> R
             ciphertext: Bytes::new(),
         },
         metadata: None,
-        settings: SecretSettings {
-            keep_versions: Some(1),
-            ..SecretSettings::default()
-        },
+        settings: settings(),
     };
     let put = put(keyring, provider, secret, 1, Some(create)).await?;
-    Ok(command(Precondition::Absent { place: KEYRING_PLACE }, put))
+    Ok(command(
+        Precondition::Absent { place: KEYRING_PLACE },
+        vec![Operation::Put(put)],
+    ))
 }
 
 /// The command that replaces what is stored. Refused when it was replaced meanwhile.
 pub async fn replace_command(
-    stored: &StoredKeyring,
+    occupant: &Occupant,
     keyring: &Keyring,
     provider: &dyn SealProvider,
 ) -> Result<Command, SealedReason> {
-    let put = put(keyring, provider, stored.secret, stored.sealed_revision + 1, None).await?;
+    let Occupant {
+        secret,
+        sealed_revision,
+    } = *occupant;
+    let put = put(keyring, provider, secret, sealed_revision + 1, None).await?;
     let unchanged = Precondition::AtSealedRevision {
-        secret: stored.secret,
-        sealed_revision: stored.sealed_revision,
+        secret,
+        sealed_revision,
     };
-    Ok(command(unchanged, put))
+    // Whatever others set there is set back, protection above all.
+    let configure = Operation::Configure {
+        at: Expected::At(KEYRING_PLACE),
+        metadata: None,
+        settings: Some(settings()),
+    };
+    Ok(command(unchanged, vec![configure, Operation::Put(put)]))
+}
+
+fn settings() -> SecretSettings {
+    SecretSettings {
+        keep_versions: Some(1),
+        protected: true,
+        ..SecretSettings::default()
+    }
 }
 
 async fn put(
@@ -207,15 +295,18 @@ async fn put(
     })
 }
 
-fn command(precondition: Precondition, put: Put) -> Command {
-    let step = Step {
-        preconditions: vec![precondition],
-        operation: Operation::Put(put),
+/// All or nothing, on one precondition.
+fn command(precondition: Precondition, operations: Vec<Operation>) -> Command {
+    let mut preconditions = vec![precondition];
+    let steps = operations.into_iter().map(|operation| Step {
+        // The later steps follow the first within the command.
+        preconditions: std::mem::take(&mut preconditions),
+        operation,
         audit: None,
-    };
+    });
     Command {
         guards: Vec::new(),
-        steps: vec![step],
+        steps: steps.collect(),
     }
 }
 
@@ -244,14 +335,18 @@ mod tests {
     }
 
     fn stored(command: Command, sealed_revision: u64) -> StoredKeyring {
-        let [step] = command.steps.try_into().unwrap();
-        let Operation::Put(put) = step.operation else {
-            panic!("a keyring is put")
-        };
+        let put = command.steps.into_iter().find_map(|step| match step.operation {
+            Operation::Put(put) => Some(put),
+            _ => None,
+        });
+        let put = put.expect("a keyring is put");
         let envelope = codec::decode(&put.value.ciphertext).unwrap();
         StoredKeyring {
-            secret: put.secret,
-            sealed_revision,
+            occupant: Occupant {
+                secret: put.secret,
+                sealed_revision,
+            },
+            number: Version::FIRST,
             value: put.value,
             digest: put.digest,
             envelope,
@@ -278,24 +373,51 @@ mod tests {
         let (key, keyring) = (key_file(), Keyring::generate());
         let first = stored(create_command(&keyring, &key).await.unwrap(), 1);
         let second = stored(
-            replace_command(&first, &keyring.with_next_term(), &key)
+            replace_command(&first.occupant, &keyring.with_next_term(), &key)
                 .await
                 .unwrap(),
             2,
         );
         assert_eq!(second.open(&key).await.unwrap().key_term(), 2);
         let replayed = StoredKeyring {
-            sealed_revision: 2,
+            occupant: second.occupant,
             ..first
         };
         assert!(matches!(replayed.open(&key).await, Err(SealedReason::Damaged(_))));
     }
 
     #[tokio::test]
+    async fn every_write_protects_it_and_names_what_it_replaces() {
+        let (key, keyring) = (key_file(), Keyring::generate());
+        let create = create_command(&keyring, &key).await.unwrap();
+        let occupant = stored(create.clone(), 1).occupant;
+        let replace = replace_command(&occupant, &keyring, &key).await.unwrap();
+        for command in [create, replace] {
+            assert_eq!(command.steps[0].preconditions.len(), 1);
+            let protects = command.steps.iter().any(|step| match &step.operation {
+                Operation::Put(put) => put
+                    .create
+                    .as_ref()
+                    .is_some_and(|create| create.settings.protected),
+                Operation::Configure { settings, .. } => {
+                    settings.as_ref().is_some_and(|settings| settings.protected)
+                }
+                _ => false,
+            });
+            assert!(protects);
+        }
+    }
+
+    #[tokio::test]
     async fn another_wrapping_leaves_the_keys() {
         let (old_key, new_key, keyring) = (key_file(), key_file(), Keyring::generate());
         let first = stored(create_command(&keyring, &old_key).await.unwrap(), 1);
-        let second = stored(replace_command(&first, &keyring, &new_key).await.unwrap(), 2);
+        let second = stored(
+            replace_command(&first.occupant, &keyring, &new_key)
+                .await
+                .unwrap(),
+            2,
+        );
         assert!(second.holds_the_keys_of(&keyring));
         assert!(second.open(&new_key).await.unwrap().is_same_as(&keyring));
         assert!(matches!(

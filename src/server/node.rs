@@ -220,11 +220,12 @@ impl Node {
         }
     }
 
-    /// Reads certificates and grants again and tries to unseal. What cannot be read leaves the old
-    /// in force, and says so.
+    /// Reads certificates, grants and where the seal key lies again, and tries to unseal. What cannot
+    /// be read leaves the old in force, and says so.
     fn reload(&self) {
         tracing::info!("reloading certificates and grants");
-        let grants = match config::load(&self.source.path, &self.source.overrides) {
+        let config = config::load(&self.source.path, &self.source.overrides);
+        let grants = match &config {
             Ok(config) => config.grants.read_table(),
             Err(error) => Err(error.to_string()),
         };
@@ -243,7 +244,10 @@ impl Node {
         }
         metrics::count_reload(results.iter().all(|(_, result)| result.is_ok()));
         show_grants(&self.edge);
-        self.edge.sealer.retry();
+        match config {
+            Ok(config) => self.edge.sealer.retry_with(config.seal.key_file),
+            Err(_) => self.edge.sealer.retry(),
+        }
     }
 
     /// Hands leadership over while requests still go on, then drains the listeners, then ends.

@@ -1,12 +1,20 @@
-//! The seal: wrong, missing and exposed keys, rotation, another wrapping.
+//! The seal: wrong, missing and exposed keys, rotation, another wrapping, a keyring that disappears.
 
-use crate::fixture::{OneNode, deadline, full_name, root};
+use crate::fixture::{Edge, OneNode, caller, deadline, full_name, root};
 use conclave::{
+    audit::AuditQuery,
     operations::{OperationError, Recording},
-    seal::{KeyFile, SealProvider, SealedReason},
+    seal::{KeyFile, SYSTEM_NAMESPACE, SealProvider, SealedReason},
 };
-use conclave_cluster::command::Which;
-use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
+use conclave_cluster::{
+    command::{
+        Activation, Command, Expected, NumberChoice, Operation, Outcome, Put, Refusal, SameValue, Step, Which,
+    },
+    model::{Action, OutcomeKind, Place, Sealed, SecretSettings, ValueDigest, ValueId},
+};
+use serde_json::json;
+use std::{fs, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
+use tokio::time::Instant;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_without_its_key_is_sealed_until_the_key_comes() {
@@ -17,10 +25,6 @@ async fn a_node_without_its_key_is_sealed_until_the_key_comes() {
         .await;
     let refused = edge.get(&root(), "app", Which::Active).await;
     assert!(matches!(refused, Err(OperationError::Sealed { .. })));
-    edge.operations
-        .record_operate(&root(), "seal retry", Recording::Required, deadline())
-        .await
-        .expect("a sealed node can be operated");
 
     KeyFile::generate(&path).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
@@ -35,6 +39,70 @@ async fn a_node_without_its_key_is_sealed_until_the_key_comes() {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     edge.sealer.retry_and_wait(deadline()).await.unwrap();
     edge.put(&root(), "app", "v").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sealed_node_is_not_operated_and_what_it_served_is_recorded_once_it_has_keys() {
+    let node = OneNode::start().await;
+    let path = node.folder.path().join("late.key");
+    let edge = node.edge(&path);
+    edge.wait(|status| matches!(status.sealed, Some(SealedReason::KeyFile(_))))
+        .await;
+    let operate = async |caller, what, recording| {
+        edge.operations
+            .record_operate(&caller, what, recording, deadline())
+            .await
+    };
+    match operate(root(), "cluster transfer", Recording::Required).await {
+        Err(error @ OperationError::Sealed { .. }) => {
+            assert!(error.to_string().contains("ask an unsealed node"), "{error}");
+        }
+        other => panic!("{other:?}"),
+    }
+    let mallory = caller("cn:mallory", json!([]));
+    for recording in [Recording::Required, Recording::WhenPossible] {
+        let refused = operate(mallory.clone(), "seal retry", recording).await;
+        assert!(matches!(refused, Err(OperationError::Denied)), "{refused:?}");
+    }
+    for _ in 0..2 {
+        operate(root(), "seal retry", Recording::WhenPossible)
+            .await
+            .expect("trying again goes on");
+    }
+
+    KeyFile::generate(&path).unwrap();
+    edge.sealer.retry_and_wait(deadline()).await.unwrap();
+    edge.operations.shutdown(deadline()).await;
+    let query = AuditQuery {
+        actions: vec![Action::Operate],
+        limit: 100,
+        ..AuditQuery::default()
+    };
+    let records = edge
+        .operations
+        .audit_list(&root(), &query, deadline())
+        .await
+        .unwrap()
+        .entries;
+    let told: Vec<_> = records
+        .iter()
+        .map(|entry| {
+            let plain = entry.plain.as_ref().unwrap().as_ref().unwrap();
+            (
+                plain.principal.as_str(),
+                plain.detail.as_deref().unwrap(),
+                entry.outcome,
+                entry.attempts,
+            )
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("cn:mallory", "seal retry", OutcomeKind::Denied, 2),
+            ("cn:root", "seal retry", OutcomeKind::Done, 2),
+        ]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -105,30 +173,16 @@ async fn a_rotation_reseals_everything_under_load_and_changes_nothing_else() {
     load.await;
     edge.wait(|status| status.reseal.is_some_and(|reseal| reseal.finished))
         .await;
-    let view = node.cluster.view();
-    let keyring_place = |record: &conclave_cluster::model::SecretRecord| {
-        record
-            .place
-            .is_some_and(|place| place.namespace == conclave::seal::SYSTEM_NAMESPACE)
-    };
-    let mut checked = 0;
-    for (secret, record) in view.secrets(None, 1000).unwrap() {
-        if keyring_place(&record) {
-            continue;
-        }
-        assert_eq!(record.name.key_term, 2);
-        for version in view.secret_view(&secret).unwrap().unwrap().versions {
-            assert_eq!(
-                view.sealed_value(&secret, version.version)
-                    .unwrap()
-                    .unwrap()
-                    .key_term,
-                2
-            );
-            checked += 1;
-        }
+    // What the other sealed before it read the new keyring may have come after the last pass; it is
+    // found within about a minute.
+    let patience = Instant::now() + Duration::from_secs(180);
+    while let Some(outdated) = under_an_older_term(&node, 2, 180) {
+        assert!(
+            Instant::now() < patience,
+            "{outdated} parts stay under the old term"
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    assert_eq!(checked, 180);
     for number in 0..60 {
         let put = edge
             .put(&root(), &format!("s{number}"), &format!("one {number}"))
@@ -144,6 +198,29 @@ async fn a_rotation_reseals_everything_under_load_and_changes_nothing_else() {
             format!("one {number}")
         );
     }
+}
+
+/// How many names and values of callers lie under an older term; `None`: none does.
+fn under_an_older_term(node: &OneNode, term: u32, expected_values: usize) -> Option<usize> {
+    let view = node.cluster.view();
+    let mut terms = Vec::new();
+    let mut values = 0;
+    for (secret, record) in view.secrets(None, 1000).unwrap() {
+        if record
+            .place
+            .is_some_and(|place| place.namespace == SYSTEM_NAMESPACE)
+        {
+            continue;
+        }
+        terms.push(record.name.key_term);
+        for version in view.secret_view(&secret).unwrap().unwrap().versions {
+            let value = view.sealed_value(&secret, version.version).unwrap().unwrap();
+            terms.push(value.key_term);
+            values += 1;
+        }
+    }
+    assert_eq!(values, expected_values);
+    Some(terms.into_iter().filter(|found| *found != term).count()).filter(|outdated| *outdated > 0)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -181,6 +258,184 @@ async fn another_wrapping_needs_the_new_file_at_the_next_start_only() {
         .info(&root(), &full_name("app"), deadline())
         .await;
     assert!(matches!(refused, Err(OperationError::Sealed { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_wraps_again_and_again_and_follows_its_configuration() {
+    let node = OneNode::start().await;
+    let edge = node.unsealed().await;
+    edge.put(&root(), "app", "v").await.unwrap();
+    let mut id = String::new();
+    let mut path = node.folder.path().join("seal.key");
+    for number in 0..3 {
+        path = node.key_file(&format!("{number}.key"));
+        id = edge.sealer.rekey(path.clone(), deadline()).await.unwrap();
+        edge.wait(|status| {
+            status.seal_key_id.as_ref() == Some(&id) && status.sealed.is_none() && status.warning.is_none()
+        })
+        .await;
+    }
+    // Still the one that the configuration names.
+    let old = node.edge(&node.folder.path().join("seal.key"));
+    old.wait(|status| matches!(status.sealed, Some(SealedReason::WrongSealKey { .. })))
+        .await;
+    // SIGHUP brings the changed configuration.
+    old.sealer.retry_with(Some(path));
+    let status = old.wait(|status| status.sealed.is_none()).await;
+    assert_eq!(status.seal_key_id, Some(id));
+    assert_eq!(old.get(&root(), "app", Which::Active).await.unwrap().1, "v");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keyring_that_disappears_is_put_back_by_who_holds_it() {
+    let node = OneNode::start().await;
+    let edge = node.unsealed().await;
+    edge.put(&root(), "app", "v").await.unwrap();
+    let keyring = edge.sealer.status().borrow().keyring_id.clone();
+    let key = node.folder.path().join("seal.key");
+
+    // By accident it cannot be deleted.
+    let place = keyring_place(&node);
+    let delete = Operation::Delete {
+        at: Expected::At(place),
+        recoverable_ms: None,
+    };
+    let refused = propose(&node, vec![delete.clone()]).await;
+    assert!(
+        matches!(
+            refused,
+            Outcome::Refused {
+                refusal: Refusal::Protected,
+                ..
+            }
+        ),
+        "{refused:?}"
+    );
+
+    // Whoever has a node certificate can: for good, and so that it could be restored.
+    for recoverable_ms in [None, Some(1_000_000)] {
+        let delete = Operation::Delete {
+            at: Expected::At(place),
+            recoverable_ms,
+        };
+        let deleted = propose(&node, vec![unprotect(place), delete]).await;
+        assert!(matches!(deleted, Outcome::Done(_)), "{deleted:?}");
+        // One that starts now makes no other: it has the keys once they are back.
+        let fresh = node.edge(&key);
+        let status = fresh.wait(|status| status.sealed.is_none()).await;
+        assert_eq!(status.keyring_id, keyring);
+        assert_eq!(fresh.get(&root(), "app", Which::Active).await.unwrap().1, "v");
+        edge.wait(|status| status.warning.is_none()).await;
+    }
+
+    // Other bytes over it, under the name of the right seal key or none at all.
+    edge.put(&root(), "app", "w").await.unwrap();
+    let garbage = Put {
+        place,
+        secret: node
+            .cluster
+            .view()
+            .place(&place)
+            .unwrap()
+            .unwrap()
+            .secret
+            .unwrap(),
+        create: None,
+        number: NumberChoice::Next,
+        activation: Activation::Always,
+        same_value: SameValue::Store,
+        check_and_set: None,
+        value: Sealed {
+            key_term: 0,
+            value_id: ValueId([1; 16]),
+            nonce: [2; 24],
+            ciphertext: b"no keyring"[..].into(),
+        },
+        digest: ValueDigest { key: 1, mac: [3; 32] },
+        metadata: None,
+        lifetime_ms: None,
+        disclosures: None,
+        on_end: None,
+    };
+    let written = propose(&node, vec![Operation::Put(garbage)]).await;
+    assert!(matches!(written, Outcome::Done(_)), "{written:?}");
+    edge.wait(|status| {
+        status
+            .warning
+            .as_ref()
+            .is_some_and(|warning| warning.contains("gone"))
+    })
+    .await;
+    assert_eq!(edge.get(&root(), "app", Which::Active).await.unwrap().1, "v");
+    let fresh = node.edge(&key);
+    let status = fresh.wait(|status| status.sealed.is_none()).await;
+    assert_eq!(status.keyring_id, keyring);
+    edge.wait(|status| status.warning.is_none()).await;
+    edge.sealer.rotate(deadline()).await.expect("it is as it was");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keyring_that_nobody_holds_is_not_followed_by_another() {
+    let node = OneNode::start().await;
+    let edge = node.unsealed().await;
+    edge.put(&root(), "app", "v").await.unwrap();
+    ended(edge).await;
+    let place = keyring_place(&node);
+    let delete = Operation::Delete {
+        at: Expected::At(place),
+        recoverable_ms: None,
+    };
+    let deleted = propose(&node, vec![unprotect(place), delete]).await;
+    assert!(matches!(deleted, Outcome::Done(_)), "{deleted:?}");
+
+    let fresh = node.edge(&node.folder.path().join("seal.key"));
+    fresh
+        .wait(|status| status.sealed == Some(SealedReason::KeyringGone))
+        .await;
+    let again = fresh.sealer.retry_and_wait(deadline()).await;
+    assert_eq!(again, Err(SealedReason::KeyringGone));
+    assert_eq!(node.cluster.view().place(&place).unwrap().unwrap().secret, None);
+}
+
+fn keyring_place(node: &OneNode) -> Place {
+    let secrets = node.cluster.view().secrets(None, 1000).unwrap();
+    let mut places = secrets.into_iter().filter_map(|(_, record)| record.place);
+    places
+        .find(|place| place.namespace == SYSTEM_NAMESPACE)
+        .expect("a keyring is stored")
+}
+
+fn unprotect(place: Place) -> Operation {
+    Operation::Configure {
+        at: Expected::At(place),
+        metadata: None,
+        settings: Some(SecretSettings::default()),
+    }
+}
+
+/// As somebody with a node's certificate could.
+async fn propose(node: &OneNode, operations: Vec<Operation>) -> Outcome {
+    let steps = operations.into_iter().map(|operation| Step {
+        preconditions: Vec::new(),
+        operation,
+        audit: None,
+    });
+    let command = Command {
+        guards: Vec::new(),
+        steps: steps.collect(),
+    };
+    node.cluster.propose(command, deadline()).await.unwrap().outcome
+}
+
+/// Ends an edge, its work in the background included.
+async fn ended(edge: Edge) {
+    let sealer = Arc::downgrade(&edge.sealer);
+    drop(edge);
+    let patience = deadline();
+    while sealer.strong_count() > 0 {
+        assert!(Instant::now() < patience, "the edge never ended");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
