@@ -61,8 +61,16 @@ fn may_exceed_memory_lock_limit() -> bool {
 mod tests {
     use super::*;
 
+    /// Kilobytes of this process that are locked in memory.
+    fn locked_kb() -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmLck:"));
+        let size = line.unwrap().trim().strip_suffix("kB").unwrap();
+        size.trim().parse().unwrap()
+    }
+
     #[test]
-    fn core_dumps_are_off_afterwards() {
+    fn core_dumps_are_off_and_memory_is_locked_where_that_is_allowed() {
         let warnings = harden();
         assert!(
             warnings
@@ -75,5 +83,6 @@ mod tests {
             rustix::process::dumpable_behavior().unwrap(),
             DumpableBehavior::NotDumpable
         );
+        assert_eq!(locked_kb() > 0, warnings.is_empty(), "{warnings:?}");
     }
 }

@@ -8,7 +8,7 @@
 //! | 3 | not found |
 //! | 4 | denied |
 //! | 5 | invalid |
-//! | 6 | unavailable, or the outcome is unknown |
+//! | 6 | unavailable (a node that stays sealed after `seal retry`, for one), or the outcome is unknown |
 
 use crate::client::{ClientError, SettingsError};
 use std::process::ExitCode;

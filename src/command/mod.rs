@@ -61,7 +61,7 @@ enum Command {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 denied, 5 invalid, \
-                          6 unavailable or outcome unknown.";
+                          6 unavailable (or still sealed) or outcome unknown.";
 
 impl CommandLine {
     /// Runs the command to its end.

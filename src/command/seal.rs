@@ -35,14 +35,16 @@ enum Action {
         #[command(flatten)]
         connection: Connection,
     },
-    /// Lets each known node try its seal key again.
+    /// Lets each known node try its seal key again, once. Exit code 6 when one stays sealed or does
+    /// not answer.
     Retry {
         #[command(flatten)]
         connection: Connection,
     },
     /// Adds a data-key term, and seals everything again under it in the background.
     Rotate {
-        /// Wait until everything is sealed again.
+        /// Wait until everything is sealed again. A write that was under way on a node which did not
+        /// know of the rotation yet is sealed again about a minute later.
         #[arg(long)]
         wait: bool,
         #[command(flatten)]
@@ -68,22 +70,28 @@ impl Seal {
                 })
             }
             Action::Status { connection } => {
-                each(&connection.client()?, format, |node| async move {
-                    node.seal_status().await
-                })
-                .await
+                let answers = each(
+                    &connection.client()?,
+                    |node| async move { node.seal_status().await },
+                )
+                .await;
+                show(&answers, format)?;
+                all_answered(answers).map(drop)
             }
             Action::Retry { connection } => {
-                each(&connection.client()?, format, |node| async move {
-                    node.seal_retry().await
-                })
-                .await
+                let answers = each(
+                    &connection.client()?,
+                    |node| async move { node.seal_retry().await },
+                )
+                .await;
+                show(&answers, format)?;
+                none_is_sealed(&all_answered(answers)?)
             }
             Action::Rotate { wait, connection } => {
                 let client = connection.client()?;
                 let mut status = client.seal_rotate().await?;
                 if wait {
-                    status = wait_until_resealed(&client, format).await?;
+                    status = wait_until_resealed(&client, &status, format).await?;
                 }
                 format.print(&status, || {
                     let term = status
@@ -109,40 +117,72 @@ impl Seal {
     }
 }
 
+/// What one node answered.
+struct NodeAnswer {
+    address: String,
+    answer: Result<SealStatus, ClientError>,
+}
+
 /// Asks each known node.
 async fn each<F: Future<Output = Result<SealStatus, ClientError>>>(
     client: &Client,
-    format: Format,
     ask: impl Fn(Client) -> F,
-) -> Result<(), Failure> {
+) -> Vec<NodeAnswer> {
     let answers =
         futures::future::join_all((0..client.addresses().len()).map(|position| ask(client.at(position))))
             .await;
     let addresses = client
         .addresses()
         .map(|url| url.as_str().trim_end_matches('/').to_owned());
-    let answers: Vec<_> = addresses.zip(answers).collect();
+    addresses
+        .zip(answers)
+        .map(|(address, answer)| NodeAnswer { address, answer })
+        .collect()
+}
+
+fn show(answers: &[NodeAnswer], format: Format) -> Result<(), Failure> {
     match format {
         Format::Json => {
-            for (address, answer) in &answers {
+            for NodeAnswer { address, answer } in answers {
                 let line = match answer {
                     Ok(status) => json!({"address": address, "seal": status}),
                     Err(error) => json!({"address": address, "error": error.to_string()}),
                 };
                 format.print(&line, String::new)?;
             }
+            Ok(())
         }
         Format::Text => {
             let rows: Vec<_> = answers
                 .iter()
-                .map(|(address, answer)| row(address, answer))
+                .map(|node| row(&node.address, &node.answer))
                 .collect();
-            super::output::write_line(&table(["ADDRESS", "SEAL", "KEY", "TERM", "NOTE"], &rows))?;
+            super::output::write_line(&table(["ADDRESS", "SEAL", "KEY", "TERM", "NOTE"], &rows))
         }
     }
-    match answers.into_iter().find_map(|(_, answer)| answer.err()) {
-        Some(error) => Err(error.into()),
-        None => Ok(()),
+}
+
+/// The nodes with how their seals stand; fails with the first error.
+fn all_answered(answers: Vec<NodeAnswer>) -> Result<Vec<(String, SealStatus)>, Failure> {
+    answers
+        .into_iter()
+        .map(|node| Ok((node.address, node.answer?)))
+        .collect()
+}
+
+fn none_is_sealed(nodes: &[(String, SealStatus)]) -> Result<(), Failure> {
+    let sealed: Vec<String> = nodes
+        .iter()
+        .filter(|(_, status)| status.sealed)
+        .map(|(address, status)| {
+            let reason = status.reason.as_deref().unwrap_or("it says no reason");
+            format!("{address} stays sealed: {reason}")
+        })
+        .collect();
+    if sealed.is_empty() {
+        Ok(())
+    } else {
+        Err(ClientError::Unavailable(sealed.join("; ")).into())
     }
 }
 
@@ -181,12 +221,19 @@ fn progress_of(status: &SealStatus) -> String {
     }
 }
 
-/// Each look is an operation with a record of its own, so there are few.
-const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+/// Each look is an operation with a record of its own, so there are few after the first.
+const FIRST_LOOK_INTERVAL: Duration = Duration::from_millis(100);
+const LONGEST_LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Each node reports only its own work, so all are asked until none works any more.
-async fn wait_until_resealed(client: &Client, format: Format) -> Result<SealStatus, Failure> {
+/// Each node reports only its own work, so all are asked until none works any more and each that has
+/// keys has the new one.
+async fn wait_until_resealed(
+    client: &Client,
+    rotated: &SealStatus,
+    format: Format,
+) -> Result<SealStatus, Failure> {
     let progress = Progress::start(format, "sealing again".into());
+    let mut interval = FIRST_LOOK_INTERVAL;
     loop {
         let mut last = None;
         let mut working = false;
@@ -199,6 +246,7 @@ async fn wait_until_resealed(client: &Client, format: Format) -> Result<SealStat
             else {
                 continue;
             };
+            working |= status.key_term.is_some() && status.key_term < rotated.key_term;
             if let Some(reseal) = &status.reseal {
                 working |= !reseal.finished;
                 progress.say(progress_of(&status));
@@ -209,8 +257,39 @@ async fn wait_until_resealed(client: &Client, format: Format) -> Result<SealStat
         }
         match last {
             Some(status) if !working => return Ok(status),
-            Some(_) => tokio::time::sleep(LOOK_INTERVAL).await,
+            Some(_) => tokio::time::sleep(interval).await,
             None => return Err(ClientError::Unavailable("no node answers any more".into()).into()),
         }
+        interval = (interval * 2).min(LONGEST_LOOK_INTERVAL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_stays_sealed_is_named_with_its_reason() {
+        let open = SealStatus {
+            sealed: false,
+            reason: None,
+            seal_key_id: None,
+            keyring_id: None,
+            key_term: None,
+            reseal: None,
+            warning: None,
+        };
+        let sealed = SealStatus {
+            sealed: true,
+            reason: Some("no seal key is configured".to_owned()),
+            ..open.clone()
+        };
+        let named = |address: &str, status: &SealStatus| (address.to_owned(), status.clone());
+        assert!(none_is_sealed(&[named("a", &open)]).is_ok());
+        let failure = none_is_sealed(&[named("a", &open), named("b", &sealed)]).unwrap_err();
+        assert_eq!(
+            failure.to_string(),
+            "unavailable: b stays sealed: no seal key is configured"
+        );
     }
 }

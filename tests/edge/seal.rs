@@ -88,12 +88,20 @@ async fn a_sealed_node_says_why_and_votes(cluster: &mut TestCluster) {
     // The right one, which others can read: refused at the start too, and the node runs.
     fs::write(&key, &right).expect("the key");
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).expect("its mode");
-    let impatient = cluster.client_of(sealed).with_timeout(Duration::from_secs(2));
-    let retried = impatient.seal_retry().await;
-    match retried {
-        Err(ClientError::Unavailable(message)) => assert!(message.contains("0644"), "{message}"),
-        other => panic!("{other:?}"),
-    }
+    let retried = cluster.client_of(sealed).seal_retry().await.expect("an answer");
+    let reason = retried.reason.expect("a reason");
+    assert!(retried.sealed && reason.contains("0644"), "{reason}");
+    let output = cluster
+        .command()
+        .args(["seal", "retry"])
+        .output()
+        .expect("it runs");
+    assert_eq!(output.status.code(), Some(6), "{output:?}");
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(shown.matches("open").count(), 2, "{shown}");
+    assert!(shown.contains("0644"), "{shown}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("stays sealed") && said.contains("0644"), "{said}");
     cluster.stop(sealed).await;
     cluster.spawn(sealed);
     let reason = sealed_for(cluster, sealed, |reason| reason.contains("0644")).await;
@@ -253,7 +261,15 @@ async fn another_wrapping(cluster: &mut TestCluster) {
     let reason = sealed_for(cluster, 2, |reason| reason.contains("wrong seal key")).await;
     assert!(reason.contains(&new_id) && reason.contains(&old_id), "{reason}");
     for node in 0..3 {
-        fs::copy(&new_key, key_of(cluster, node)).expect("the new key");
+        // One has the new key in the old place, the others hear of another place: SIGHUP takes up both.
+        if node == 0 {
+            fs::copy(&new_key, key_of(cluster, node)).expect("the new key");
+        } else {
+            folders::configure(cluster, node, |config| {
+                let path = new_key.to_string_lossy().into_owned();
+                section(config, "seal").insert("key_file".into(), path.into());
+            });
+        }
         cluster.signal(node, Signal::HUP);
         eventually("no warning is left", PATIENCE, async || {
             let status = seal(cluster, node).await?;
@@ -432,6 +448,14 @@ async fn tells_clients_that_it_is_sealed(cluster: &TestCluster, node: usize) {
     assert_eq!(response.status().as_u16(), 503);
     let health: Health = response.json().await.expect("a health");
     assert_eq!(health.state, HealthState::Sealed);
+    // It could not record who operated the cluster.
+    let response = http
+        .post(format!("{}/conclave/v1/cluster/transfer", cluster.api(node)))
+        .send()
+        .await;
+    let (status, text) = requests::answer(response).await;
+    assert_eq!(status.as_u16(), 503, "{text}");
+    assert!(text.contains("ask an unsealed node"), "{text}");
     let client = cluster.client_of(node).with_timeout(Duration::from_millis(500));
     match client.get("app/password", None).await {
         Err(ClientError::Unavailable(message)) => assert!(message.contains("sealed"), "{message}"),

@@ -13,7 +13,7 @@
 //! | `POST /conclave/v1/cluster/transfer` | [`TransferLeadership`] | [`MemberChanged`] (the new leader) | `operate` |
 //! | `POST /conclave/v1/cluster/verify` | – | [`Verification`] | `operate` |
 //! | `GET /conclave/v1/seal` | – | [`SealStatus`] | `operate` |
-//! | `POST /conclave/v1/seal/retry` | – | [`SealStatus`] | `operate` |
+//! | `POST /conclave/v1/seal/retry` | – | [`SealStatus`], also of a node that stays sealed | `operate` |
 //! | `POST /conclave/v1/seal/rotate` | – | [`SealStatus`] | `operate` |
 //! | `POST /conclave/v1/seal/rekey` | [`Rekey`] | [`SealStatus`] | `operate` |
 //!
@@ -344,7 +344,7 @@ pub struct SealStatus {
     pub key_term: Option<u32>,
     /// Sealing again after a rotation, as this node knows it.
     pub reseal: Option<ResealProgress>,
-    /// What will keep this node from unsealing at its next start.
+    /// What will keep this node from unsealing at its next start, or that the stored keyring is gone.
     pub warning: Option<String>,
 }
 
@@ -357,7 +357,7 @@ pub struct ResealProgress {
     pub secrets_seen: u64,
     /// Sealed parts replaced since this node began.
     pub parts_resealed: u64,
-    /// Whether nothing is left under an older term.
+    /// Whether a pass found nothing under an older term.
     pub finished: bool,
 }
 
