@@ -19,7 +19,7 @@ use crate::{
     propose::Proposer,
     read::Barriers,
     state::{StateView, Store},
-    time::{ClockReport, LeaderClock, SystemWallClock, WallClock},
+    time::{ClockReport, Clocks, LeaderClock, SystemClocks},
 };
 use conclave_raft::{
     identity::{ClusterId, RaftId},
@@ -228,16 +228,16 @@ impl Cluster {
     /// Opens the data directory, starts the node and returns at once; the cluster forms or is
     /// joined in the background (see [`Self::status`]).
     pub async fn start(options: ClusterOptions) -> Result<Self, StartError> {
-        Self::start_with_wall_clock(options, Arc::new(SystemWallClock::from_environment())).await
+        Self::start_with_clocks(options, Arc::new(SystemClocks::from_environment())).await
     }
 
-    /// As [`Self::start`], with a wall clock of the caller's: the seam for tests and simulation.
-    pub async fn start_with_wall_clock(
+    /// As [`Self::start`], with clocks of the caller's: the seam for tests and simulation.
+    pub async fn start_with_clocks(
         options: ClusterOptions,
-        wall: Arc<dyn WallClock>,
+        clocks: Arc<dyn Clocks>,
     ) -> Result<Self, StartError> {
         Ok(Self {
-            inner: start::start(options, wall).await?,
+            inner: start::start(options, clocks).await?,
         })
     }
 
@@ -401,7 +401,7 @@ pub(crate) struct Inner {
     started: Instant,
     raft: RaftNode,
     store: Arc<Store>,
-    wall: Arc<dyn WallClock>,
+    clocks: Arc<dyn Clocks>,
     clock: Arc<LeaderClock>,
     clock_report: watch::Sender<ClockReport>,
     leadership: watch::Sender<Leadership>,

@@ -1,20 +1,27 @@
-//! The runtime that openraft runs on: tokio, with randomness that a simulator can supply.
+//! The runtime that nodes and openraft run on: tokio, with randomness and threads that a simulator
+//! can take over.
 //!
-//! openraft draws its election timeouts and the first wait of its timers from the runtime. Outside
-//! a [`Runtime::seeded`] scope they come from the operating system; inside, every draw follows from
-//! the scope's seed and the order of the tasks that draw, so that a run can be repeated. The clock
-//! is tokio's, which a test pauses and advances (`tokio::time::pause`).
+//! Election timeouts, jitter and random ids are drawn from the runtime. Outside a
+//! [`Runtime::seeded`] scope they come from the operating system; inside, every draw follows from
+//! the scope's seed and the order of the tasks that draw, so that a run can be repeated. What blocks
+//! runs on threads outside of a scope, and as tasks among the others inside it: one thread does
+//! everything, in an order that follows from the seed. The clock is tokio's, which a test pauses and
+//! advances (`tokio::time::pause`).
 //!
-//! Invariant: a task that is spawned inside a scope has a seed of its own that follows from its
+//! Invariants: a task that is spawned inside a scope has a seed of its own that follows from its
 //! parent's, so that tasks never share a sequence, and two nodes in one process never share a seed.
+//! Inside a scope no thread is started. Nothing in this crate or above it spawns a task, starts a
+//! thread or draws a number by another way.
 
+pub use openraft::AsyncRuntime;
 use openraft::{
-    AsyncRuntime, OptionalSend,
+    OptionalSend,
     async_runtime::{Select2, Select3, Select4},
 };
 use openraft_rt_tokio::TokioRuntime;
 use rand::{Rng, SeedableRng, TryRng, rngs::SmallRng, rngs::ThreadRng};
-use std::{cell::Cell, convert::Infallible, future::Future, io, time::Duration};
+use rustix::rand::{GetRandomFlags, getrandom};
+use std::{cell::Cell, convert::Infallible, future::Future, io, thread, time::Duration};
 
 /// Tokio with an injectable source of randomness.
 #[derive(Debug)]
@@ -27,10 +34,74 @@ tokio::task_local! {
 }
 
 impl Runtime {
-    /// Runs `future` so that it, and every task that openraft spawns from it, draws its randomness
-    /// from `seed`.
+    /// Runs `future` so that it, and every task that is spawned from it through the runtime, draws
+    /// its randomness from `seed` and starts no thread.
     pub async fn seeded<F: Future>(seed: u64, future: F) -> F::Output {
         SEED.scope(Cell::new(seed), future).await
+    }
+
+    /// What is to be given to a set of tasks (`JoinSet`, `TaskTracker`) in place of `future`: it runs
+    /// as [`AsyncRuntime::spawn`] would run it.
+    pub fn inherited<F: Future>(future: F) -> impl Future<Output = F::Output> + use<F> {
+        let seed = draw_seed().map(|seed| mix(seed, OF_A_CHILD));
+        async move {
+            match seed {
+                Some(seed) => SEED.scope(Cell::new(seed), future).await,
+                None => future.await,
+            }
+        }
+    }
+
+    /// Runs a task that blocks its thread, on a thread of its own; inside a scope, among the others.
+    ///
+    /// # Errors
+    /// The system refuses a thread.
+    pub fn spawn_thread(
+        name: &str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> io::Result<DedicatedThread> {
+        let thread = if SEED.try_with(|_| ()).is_ok() {
+            drop(Self::spawn(task));
+            None
+        } else {
+            let thread = thread::Builder::new().name(name.to_owned());
+            Some(thread.spawn(|| futures::executor::block_on(task))?)
+        };
+        Ok(DedicatedThread { thread })
+    }
+
+    /// 16 random bytes, for ids that must be unique: the operating system's, outside a scope, also
+    /// where a machine was cloned while it ran.
+    pub fn random_16_bytes() -> [u8; 16] {
+        let mut bytes = [0; 16];
+        if let Some(seed) = draw_seed() {
+            SmallRng::seed_from_u64(seed).fill_bytes(&mut bytes);
+            return bytes;
+        }
+        let mut filled = 0;
+        while filled < bytes.len() {
+            filled += getrandom(&mut bytes[filled..], GetRandomFlags::empty())
+                .expect("the kernel's random source, once seeded, does not fail for 16 bytes");
+        }
+        bytes
+    }
+}
+
+/// Where a task of [`Runtime::spawn_thread`] runs. Dropped, it waits for the task's end, which the
+/// task has to be told of before; inside a scope the task goes on to its end by itself.
+#[derive(Debug)]
+pub struct DedicatedThread {
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Drop for DedicatedThread {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take()
+            && thread.thread().id() != thread::current().id()
+        {
+            // A panic there was reported by the panic hook; there is nothing left to do about it.
+            let _ = thread.join();
+        }
     }
 }
 
@@ -180,7 +251,12 @@ impl AsyncRuntime for Runtime {
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        let task = tokio::task::spawn_blocking(function);
+        // Either way the function runs to its end, also where nobody waits for it any more.
+        let task = if SEED.try_with(|_| ()).is_ok() {
+            Self::spawn(async { function() })
+        } else {
+            tokio::task::spawn_blocking(function)
+        };
         async { task.await.map_err(io::Error::other) }
     }
 }
@@ -240,6 +316,31 @@ mod tests {
         assert!(matches!(Runtime::thread_rng(), Randomness::System(_)));
         let spawned = Runtime::spawn(async { matches!(Runtime::thread_rng(), Randomness::System(_)) });
         assert!(spawned.await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn inside_a_scope_everything_runs_on_one_thread() {
+        let here = thread::current().id();
+        let ids = || async {
+            let (tell, told) = tokio::sync::oneshot::channel();
+            let dedicated = Runtime::spawn_thread("dedicated", async {
+                let _ = tell.send((thread::current().id(), Runtime::random_16_bytes()));
+            })
+            .unwrap();
+            let blocking = Runtime::spawn_blocking(|| thread::current().id()).await.unwrap();
+            let mut set = tokio::task::JoinSet::new();
+            set.spawn(Runtime::inherited(async { Runtime::random_16_bytes() }));
+            let drawn = set.join_next().await.unwrap().unwrap();
+            let (thread, other) = told.await.unwrap();
+            drop(dedicated);
+            (thread, blocking, [drawn, other])
+        };
+        let (thread, blocking, first) = Runtime::seeded(7, ids()).await;
+        assert_eq!((thread, blocking), (here, here));
+        assert_ne!(first[0], first[1]);
+        assert_eq!(first, Runtime::seeded(7, ids()).await.2);
+        let (thread, blocking, _) = ids().await;
+        assert!(thread != here && blocking != here);
     }
 
     #[test]

@@ -3,7 +3,10 @@
 //! nobody reads are found so.
 
 use crate::{metric_definitions, node::ScannedDigest, state::Store};
-use conclave_raft::node::RaftNode;
+use conclave_raft::{
+    node::RaftNode,
+    runtime::{AsyncRuntime, Runtime},
+};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::Mutex;
 
@@ -44,7 +47,7 @@ impl Scrub {
     pub(crate) async fn verify(self: Arc<Self>) -> Result<ScannedDigest, String> {
         let scanned = self.scan().await;
         if let Err(reason) = scanned.clone().and_then(|scanned| scanned.check()) {
-            tokio::spawn(async move {
+            Runtime::spawn(async move {
                 // The answer says which node it is; it should get out first.
                 tokio::time::sleep(Duration::from_millis(500)).await;
                 self.halt(reason);
@@ -59,7 +62,7 @@ impl Scrub {
         // The thread ends soon after nobody waits for it any more.
         let waiting = Arc::new(());
         let waited_for = Arc::downgrade(&waiting);
-        let scanned = tokio::task::spawn_blocking(move || {
+        let scanned = Runtime::spawn_blocking(move || {
             view.scan_digest(Some(bytes_per_s), || waited_for.strong_count() > 0)
         })
         .await

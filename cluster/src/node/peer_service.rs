@@ -89,7 +89,7 @@ impl Inner {
                 None => PeerAnswer::Unready,
             },
             PeerRequest::Clock => PeerAnswer::Clock {
-                wall_ms: self.wall.now_ms(),
+                wall_ms: self.clocks.wall_ms(),
                 rules_known: crate::apply::NEWEST_RULES,
                 member: self.raft.status().borrow().members.contains_key(&asker),
             },

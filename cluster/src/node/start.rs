@@ -9,11 +9,12 @@ use crate::{
     propose::{COMMAND_OVERHEAD_BYTES, EntryLane, ForwardLane, Proposer, relief},
     read::{Barriers, Confirmations},
     state::Store,
-    time::{ClockReport, ClockWatcher, LeaderClock, WallClock},
+    time::{ClockReport, ClockWatcher, Clocks, LeaderClock},
 };
 use conclave_raft::{
     formation::set_aside_if_reverted,
     node::{RaftNode, RaftOptions},
+    runtime::{AsyncRuntime, Runtime},
     storage::{
         fatal::OnFatal,
         snapshot_policy::SnapshotPolicyOptions,
@@ -39,7 +40,7 @@ const STATE_DIRECTORY: &str = "state";
 
 pub(super) async fn start(
     options: ClusterOptions,
-    wall: Arc<dyn WallClock>,
+    clocks: Arc<dyn Clocks>,
 ) -> Result<Arc<Inner>, StartError> {
     let store = open_store(&options.data_dir).await?;
     let service = Arc::new(Service::default());
@@ -52,7 +53,7 @@ pub(super) async fn start(
     let raft = RaftNode::start(raft_options(&options), listener, store.clone(), service.clone()).await?;
 
     let leadership = watch::Sender::new(Leadership::default());
-    let clock = Arc::new(LeaderClock::default());
+    let clock = Arc::new(LeaderClock::new(clocks.clone()));
     let clock_report = watch::Sender::new(ClockReport::default());
     let entries = Arc::new(EntryLane::new(options.batch_bytes));
     let forwards = Arc::new(ForwardLane::new(options.batch_bytes));
@@ -60,6 +61,7 @@ pub(super) async fn start(
         Confirmations {
             raft: raft.clone(),
             clock: clock.clone(),
+            clocks: clocks.clone(),
             store: store.clone(),
             leadership: leadership.subscribe(),
         },
@@ -75,12 +77,21 @@ pub(super) async fn start(
     };
 
     let mut tasks = JoinSet::new();
-    tasks.spawn(leadership::announce(raft.status(), leadership.clone()));
-    tasks.spawn(entries.run(raft.clone(), clock.clone(), leadership.subscribe()));
-    tasks.spawn(forwards.run(raft.clone(), leadership.subscribe()));
+    tasks.spawn(Runtime::inherited(leadership::announce(
+        raft.status(),
+        leadership.clone(),
+    )));
+    tasks.spawn(Runtime::inherited(entries.run(
+        raft.clone(),
+        clock.clone(),
+        leadership.subscribe(),
+    )));
+    tasks.spawn(Runtime::inherited(
+        forwards.run(raft.clone(), leadership.subscribe()),
+    ));
     let watcher = ClockWatcher {
         raft: raft.clone(),
-        wall: wall.clone(),
+        clocks: clocks.clone(),
         clock: clock.clone(),
         store: store.clone(),
         leadership: leadership.subscribe(),
@@ -88,16 +99,16 @@ pub(super) async fn start(
         rules_known: crate::apply::NEWEST_RULES,
         report: clock_report.clone(),
     };
-    tasks.spawn(watcher.run());
-    tasks.spawn(
+    tasks.spawn(Runtime::inherited(watcher.run()));
+    tasks.spawn(Runtime::inherited(
         DigestExchange {
             raft: raft.clone(),
             store: store.clone(),
         }
         .run(),
-    );
+    ));
     let scrub = Arc::new(Scrub::new(raft.clone(), store.clone(), options.scrub_bytes_per_s));
-    tasks.spawn(scrub.clone().run());
+    tasks.spawn(Runtime::inherited(scrub.clone().run()));
 
     let space = probe_for(&options.data_dir, None);
     let node = Arc::new(Inner {
@@ -106,7 +117,7 @@ pub(super) async fn start(
         started: Instant::now(),
         raft,
         store,
-        wall,
+        clocks,
         clock,
         clock_report,
         leadership,
@@ -123,10 +134,12 @@ pub(super) async fn start(
         .present_status(node.raft.status().borrow().clone())
         .map_err(|error| StartError::Storage(error.to_string()))?;
     node.status.send_replace(present);
-    tasks.spawn(status_publisher::run(node.clone()));
-    tasks.spawn(upkeep::run(node.clone()));
+    tasks.spawn(Runtime::inherited(status_publisher::run(node.clone())));
+    tasks.spawn(Runtime::inherited(upkeep::run(node.clone())));
     let fresh = node.clone();
-    tasks.spawn(async move { fresh.barriers.keep_fresh().await });
+    tasks.spawn(Runtime::inherited(
+        async move { fresh.barriers.keep_fresh().await },
+    ));
     *node.tasks.lock().unwrap_or_else(PoisonError::into_inner) = tasks;
     Ok(node)
 }
@@ -213,7 +226,7 @@ fn raft_options(options: &ClusterOptions) -> RaftOptions {
 
 async fn open_store(data_dir: &Path) -> Result<Arc<Store>, StartError> {
     let data_dir = data_dir.to_owned();
-    let opened = tokio::task::spawn_blocking(move || {
+    let opened = Runtime::spawn_blocking(move || {
         fs::create_dir_all(&data_dir)?;
         // Before anything in the directory is opened.
         set_aside_if_reverted(&data_dir)?;

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use conclave_raft::{
     codec,
     node::{Applied, ProposeError, RaftNode},
+    runtime::{AsyncRuntime, Runtime},
 };
 use std::sync::{
     Arc,
@@ -112,7 +113,7 @@ impl EntryLane {
                 term: seen.term,
                 answers: self.answers.clone(),
             };
-            tokio::spawn(entering.enter(payload, replies, slot));
+            Runtime::spawn(entering.enter(payload, replies, slot));
         }
     }
 }

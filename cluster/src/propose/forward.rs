@@ -19,6 +19,7 @@ use conclave_raft::{
     codec,
     identity::RaftId,
     node::{CallError, RaftNode},
+    runtime::{AsyncRuntime, Runtime},
 };
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -73,7 +74,7 @@ impl ForwardLane {
                 continue;
             }
             metrics::counter!(metric_definitions::PROPOSALS_FORWARDED).increment(replies.len() as u64);
-            tokio::spawn(forward(
+            Runtime::spawn(forward(
                 raft.clone(),
                 leader,
                 leadership.clone(),

@@ -32,7 +32,7 @@ use crate::{
     node::{Answer, Leadership, ProposeError},
 };
 use bytes::Bytes;
-use conclave_raft::{codec, node::RaftStatus};
+use conclave_raft::{codec, node::RaftStatus, runtime::Runtime};
 use futures::future::join_all;
 use std::{sync::Arc, time::Duration};
 use ticket::Claim;
@@ -127,7 +127,7 @@ impl Proposer {
     fn make(&self, command: Bytes) -> Proposal {
         let status = self.status.borrow();
         Proposal {
-            id: ProposalId(random_16_bytes()),
+            id: ProposalId(Runtime::random_16_bytes()),
             made_at_index: status.applied_index.unwrap_or(0),
             // The leader writes it again from the peer's certificate.
             node: status.raft_id.unwrap_or_default(),
@@ -204,17 +204,6 @@ fn given_up(claim: Claim) -> Tried {
     } else {
         Tried::Unknown
     }
-}
-
-/// 16 random bytes from the operating system.
-pub(crate) fn random_16_bytes() -> [u8; 16] {
-    let mut bytes = [0; 16];
-    let mut filled = 0;
-    while filled < bytes.len() {
-        filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
-            .expect("the kernel's random source, once seeded, does not fail for 16 bytes");
-    }
-    bytes
 }
 
 /// What is known of one proposal's tries.

@@ -21,7 +21,7 @@ use crate::{
         peer_message::{PeerAnswer, PeerRequest},
     },
     state::Store,
-    time::{BootClock, BootTime, LeaderClock},
+    time::{BootTime, Clocks, LeaderClock},
 };
 use bytes::Bytes;
 use conclave_raft::{codec, node::RaftNode};
@@ -61,6 +61,7 @@ struct Confirmed {
 pub(crate) struct Confirmations {
     pub(crate) raft: RaftNode,
     pub(crate) clock: Arc<LeaderClock>,
+    pub(crate) clocks: Arc<dyn Clocks>,
     pub(crate) store: Arc<Store>,
     pub(crate) leadership: watch::Receiver<Leadership>,
 }
@@ -68,6 +69,7 @@ pub(crate) struct Confirmations {
 /// This node's barriers.
 pub(crate) struct Barriers {
     raft: RaftNode,
+    clocks: Arc<dyn Clocks>,
     leadership: watch::Receiver<Leadership>,
     /// Rounds that only run while this node leads: its own and those of followers that ask.
     leading: Arc<SharedRounds<Option<ReadIndex>>>,
@@ -81,6 +83,7 @@ impl Barriers {
     /// Starts the rounds' tasks, which end with the barriers.
     pub(crate) fn start(confirmations: Confirmations, bound: Duration) -> Self {
         let (raft, leadership) = (confirmations.raft.clone(), confirmations.leadership.clone());
+        let clocks = confirmations.clocks.clone();
         let latest = Arc::new(Mutex::new(None));
         let here = confirmations.clone();
         let leading = Arc::new(SharedRounds::start(move || {
@@ -92,7 +95,7 @@ impl Barriers {
             let (confirmations, shared, keep) = (confirmations.clone(), shared.clone(), keep.clone());
             async move {
                 // Noted before anything is asked: the state is at least this fresh.
-                let asked = BootClock::now();
+                let asked = confirmations.clocks.boot_time();
                 let read_index = confirmations.wherever_the_leader_is(&shared).await?;
                 let confirmed = Confirmed { read_index, asked };
                 *keep.lock().unwrap_or_else(PoisonError::into_inner) = Some(confirmed);
@@ -101,6 +104,7 @@ impl Barriers {
         });
         Self {
             raft,
+            clocks,
             leadership,
             leading,
             anywhere,
@@ -119,10 +123,10 @@ impl Barriers {
     pub(crate) async fn poll(&self, deadline: Instant) -> Result<Freshness, ProposeError> {
         let mut confirmed = self.latest();
         loop {
-            if let Some(confirmed) = confirmed.filter(|confirmed| confirmed.asked.elapsed() <= self.bound) {
+            if let Some(confirmed) = confirmed.filter(|confirmed| self.age(confirmed) <= self.bound) {
                 let freshness = self.applied(confirmed, deadline).await?;
                 // Waiting took time, and perhaps the machine was suspended.
-                if confirmed.asked.elapsed() <= self.bound {
+                if self.age(&confirmed) <= self.bound {
                     metrics::counter!(metric_definitions::POLLS_SERVED).increment(1);
                     return Ok(freshness);
                 }
@@ -138,7 +142,7 @@ impl Barriers {
 
     /// How old the last confirmation is, once there was one.
     pub(crate) fn staleness(&self) -> Option<Duration> {
-        self.latest().map(|confirmed| confirmed.asked.elapsed())
+        self.latest().map(|confirmed| self.age(&confirmed))
     }
 
     /// Confirms all the time, so that polls find a fresh confirmation and the status shows whether
@@ -159,6 +163,10 @@ impl Barriers {
 
     fn latest(&self) -> Option<Confirmed> {
         *self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn age(&self, confirmed: &Confirmed) -> Duration {
+        self.clocks.elapsed_since(confirmed.asked)
     }
 
     async fn confirm(&self, deadline: Instant) -> Result<Confirmed, ProposeError> {
@@ -187,7 +195,7 @@ impl Barriers {
         if !self.raft.wait_applied(index, deadline).await {
             return Err(ProposeError::NoLeader);
         }
-        let age_ms = u64::try_from(confirmed.asked.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let age_ms = u64::try_from(self.age(&confirmed).as_millis()).unwrap_or(u64::MAX);
         Ok(Freshness {
             index,
             time_ms,

@@ -1,6 +1,7 @@
 //! Rounds that many share. Whoever asks while a round runs gets the next one: its question must not
 //! be answered by messages that were sent before it.
 
+use conclave_raft::runtime::{AsyncRuntime, Runtime};
 use std::{
     future::Future,
     sync::{Mutex, PoisonError},
@@ -27,7 +28,7 @@ impl<T: Clone + Send + 'static> SharedRounds<T> {
         R: Future<Output = T> + Send,
     {
         let (ask, mut asked) = mpsc::channel::<oneshot::Sender<T>>(WAITERS);
-        let task = tokio::spawn(async move {
+        let task = Runtime::spawn(async move {
             let mut waiting = Vec::new();
             while asked.recv_many(&mut waiting, WAITERS).await > 0 {
                 let answer = round().await;

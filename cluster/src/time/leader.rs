@@ -1,12 +1,14 @@
 //! The clock of one term in office.
 
-use super::clocks::{BootClock, BootTime, whole_ms};
+use super::clocks::{BootTime, Clocks, whole_ms};
 use crate::command::Stamp;
+use std::sync::Arc;
 use tokio::sync::watch;
 
 /// Stamps entries while this node leads. Between anchors it goes forward with the boot clock, so
 /// that an administrator who sets the wall clock does not move it.
 pub(crate) struct LeaderClock {
+    clocks: Arc<dyn Clocks>,
     anchor: watch::Sender<Option<Anchor>>,
 }
 
@@ -23,24 +25,24 @@ pub(crate) struct Anchor {
     agreed: bool,
 }
 
-impl Default for LeaderClock {
-    fn default() -> Self {
+impl LeaderClock {
+    /// Unset; goes forward with this node's boot clock.
+    pub(crate) fn new(clocks: Arc<dyn Clocks>) -> Self {
         Self {
+            clocks,
             anchor: watch::Sender::new(None),
         }
     }
-}
 
-impl LeaderClock {
     /// Sets the clock for a term, never back within one.
     pub(super) fn set(&self, term: u64, time_ms: u64, agreed: bool) {
         self.anchor.send_modify(|anchor| {
             let floor_ms = anchor
                 .filter(|anchor| anchor.term == term)
-                .map_or(0, |anchor| anchor.now_ms());
+                .map_or(0, |anchor| anchor.now_ms(&*self.clocks));
             *anchor = Some(Anchor {
                 term,
-                at: BootClock::now(),
+                at: self.clocks.boot_time(),
                 time_ms: time_ms.max(floor_ms),
                 agreed,
             });
@@ -65,7 +67,7 @@ impl LeaderClock {
         let anchor = self.anchor.borrow().filter(|anchor| anchor.term == term)?;
         Some(Stamp {
             term,
-            time_ms: anchor.now_ms(),
+            time_ms: anchor.now_ms(&*self.clocks),
         })
     }
 
@@ -76,18 +78,20 @@ impl LeaderClock {
 }
 
 impl Anchor {
-    fn now_ms(&self) -> u64 {
-        self.time_ms.saturating_add(whole_ms(self.at.elapsed()))
+    fn now_ms(&self, clocks: &dyn Clocks) -> u64 {
+        self.time_ms
+            .saturating_add(whole_ms(clocks.elapsed_since(self.at)))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time::SystemClocks;
 
     #[test]
     fn stamps_are_bound_to_the_term_and_never_go_back_within_it() {
-        let clock = LeaderClock::default();
+        let clock = LeaderClock::new(Arc::new(SystemClocks::default()));
         assert!(clock.stamp(3).is_none());
         clock.set(3, 1_000_000, true);
         assert!(clock.stamp(2).is_none());

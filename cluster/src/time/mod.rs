@@ -7,7 +7,7 @@
 //!
 //! | file         | idea                                                                  |
 //! |--------------|-----------------------------------------------------------------------|
-//! | `clocks`     | the wall clock (injectable) and the clock that counts suspension      |
+//! | `clocks`     | the wall clock and the clock that counts suspension, both injectable  |
 //! | `comparison` | the median of the voters, and whether a majority agrees on the time   |
 //! | `leader`     | the anchor of one term, and the stamps made from it                   |
 //! | `watcher`    | compares all the time, anchors, and hands over when it must           |
@@ -17,7 +17,7 @@ mod comparison;
 mod leader;
 mod watcher;
 
-pub(crate) use clocks::{BootClock, BootTime};
-pub use clocks::{SystemWallClock, WallClock};
+pub(crate) use clocks::BootTime;
+pub use clocks::{Clocks, SystemClocks};
 pub(crate) use leader::LeaderClock;
 pub(crate) use watcher::{ClockReport, ClockWatcher};

@@ -2,7 +2,7 @@
 //! clock is wrong out of office.
 
 use super::{
-    clocks::{WallClock, whole_ms},
+    clocks::{Clocks, whole_ms},
     comparison::{Agreement, Distance, compare},
     leader::LeaderClock,
 };
@@ -51,7 +51,7 @@ pub(crate) struct ClockReport {
 /// The task that compares.
 pub(crate) struct ClockWatcher {
     pub(crate) raft: RaftNode,
-    pub(crate) wall: Arc<dyn WallClock>,
+    pub(crate) clocks: Arc<dyn Clocks>,
     pub(crate) clock: Arc<LeaderClock>,
     pub(crate) store: Arc<Store>,
     pub(crate) leadership: watch::Receiver<Leadership>,
@@ -202,7 +202,7 @@ impl ClockWatcher {
         };
         // The voter read its clock somewhere between; half the round trip is the best guess.
         let theirs_ms = wall_ms.saturating_add(whole_ms(asked.elapsed() / 2));
-        let distance = i128::from(theirs_ms) - i128::from(self.wall.now_ms());
+        let distance = i128::from(theirs_ms) - i128::from(self.clocks.wall_ms());
         let distance = i64::try_from(distance).unwrap_or(if distance > 0 { i64::MAX } else { i64::MIN });
         Some(Reading {
             distance,
@@ -219,7 +219,7 @@ impl ClockWatcher {
                 within_bound: true,
             } => {
                 if self.clock.agreed(term) != Some(true) {
-                    let agreed_ms = self.wall.now_ms().saturating_add_signed(median_ms);
+                    let agreed_ms = self.clocks.wall_ms().saturating_add_signed(median_ms);
                     self.clock.set(term, agreed_ms.max(state_time_ms), true);
                 }
             }

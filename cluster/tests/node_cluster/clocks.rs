@@ -4,7 +4,7 @@ use crate::{
     commands::{place, put},
     test_cluster::{TestCluster, soon},
 };
-use conclave_cluster::time::WallClock;
+use conclave_cluster::time::Clocks;
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -38,7 +38,7 @@ async fn a_leader_whose_clock_jumps_hands_over_and_time_goes_on() {
     assert!(after.time_ms >= before.time_ms);
     // The wrong hour reached no entry.
     let right = (wrong + 1) % 3;
-    assert!(after.time_ms < cluster.walls[right].now_ms() + 60_000);
+    assert!(after.time_ms < cluster.walls[right].wall_ms() + 60_000);
 
     cluster.walls[wrong].shift(0);
     cluster.status(wrong, |status| !status.clock_refuses_lead).await;

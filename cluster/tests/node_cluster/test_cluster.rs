@@ -3,7 +3,7 @@
 use conclave_cluster::{
     command::{AtAuditLimit, AuditRetention},
     node::{Cluster, ClusterOptions, ClusterStatus, Rejoin},
-    time::WallClock,
+    time::{Clocks, SystemClocks},
 };
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
@@ -41,10 +41,14 @@ impl TestWall {
     }
 }
 
-impl WallClock for TestWall {
-    fn now_ms(&self) -> u64 {
+impl Clocks for TestWall {
+    fn wall_ms(&self) -> u64 {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
         now.saturating_add_signed(self.offset_ms.load(Ordering::SeqCst))
+    }
+
+    fn since_boot(&self) -> Duration {
+        SystemClocks::default().since_boot()
     }
 }
 
@@ -119,8 +123,7 @@ impl TestCluster {
     /// Starts a node that does not run.
     pub async fn run(&mut self, number: usize) {
         assert!(self.nodes[number].is_none(), "node {number} runs already");
-        let wall: Arc<dyn WallClock> = self.walls[number].clone();
-        let node = Cluster::start_with_wall_clock(self.options[number].clone(), wall)
+        let node = Cluster::start_with_clocks(self.options[number].clone(), self.walls[number].clone())
             .await
             .unwrap();
         self.nodes[number] = Some(node);

@@ -8,6 +8,7 @@ use super::{
 use crate::{
     identity::{ClusterId, NodeRecord, RaftId},
     node::{Peer, core::Core},
+    runtime::Runtime,
     storage::identity_store::{Formation, Identity},
     transport::{Transport, multiplexed::jittered},
 };
@@ -19,7 +20,7 @@ use std::{collections::BTreeMap, io, sync::Arc};
 pub(super) async fn propose(core: &Arc<Core>) -> io::Result<()> {
     let members = (1..).map(RaftId).zip(&core.options.nodes);
     let proposal = Proposal {
-        cluster_id: random_cluster_id()?,
+        cluster_id: ClusterId(Runtime::random_16_bytes()),
         cluster_name: core.options.cluster_name.clone(),
         members: members
             .map(|(raft_id, (name, address))| {
@@ -146,13 +147,4 @@ fn formation_of(core: &Core, proposal: &Proposal, proposer: bool) -> Option<Form
         proposer,
         initialised: false,
     })
-}
-
-fn random_cluster_id() -> io::Result<ClusterId> {
-    let mut id = [0; 16];
-    let mut filled = 0;
-    while filled < id.len() {
-        filled += rustix::rand::getrandom(&mut id[filled..], rustix::rand::GetRandomFlags::empty())?;
-    }
-    Ok(ClusterId(id))
 }

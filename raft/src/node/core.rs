@@ -7,6 +7,7 @@ use crate::{
         messages::{FormationAnswer, FormationRequest, Standing},
     },
     identity::{ClusterId, NodeRecord, RaftId},
+    runtime::Runtime,
     storage::{
         identity_store::{Identity, IdentityStore},
         log_store::LogStore,
@@ -23,7 +24,7 @@ use crate::{
     types::{LogTypes, Raft},
 };
 use futures::future::BoxFuture;
-use openraft::raft::AppendEntriesRequest;
+use openraft::{AsyncRuntime, raft::AppendEntriesRequest};
 use std::{
     collections::HashMap,
     io,
@@ -143,7 +144,7 @@ impl Core {
         if first {
             tracing::error!(%reason, "this node has halted");
             if let Some(raft) = self.running() {
-                tokio::spawn(async move { raft.shutdown().await });
+                Runtime::spawn(async move { raft.shutdown().await });
             }
         }
     }
@@ -264,7 +265,7 @@ impl Host for Core {
              at the next start, and the node joins again as a new incarnation",
             by.name
         );
-        tokio::spawn(async move {
+        Runtime::spawn(async move {
             let _one_step_at_a_time = self.forming.lock().await;
             if let Identity::Accepted(was) | Identity::Member(was) = self.identity() {
                 let marked = Identity::Reverted {

@@ -7,11 +7,12 @@
 use super::{Member, MembershipChange, MembershipError, RaftStatus, Role, core::Core};
 use crate::{
     identity::RaftId,
+    runtime::Runtime,
     storage::space::SpaceLevel,
     types::{CommittedLeaderId, Metrics},
 };
 use openraft::{
-    ChangeMembers, Precondition,
+    AsyncRuntime, ChangeMembers, Precondition,
     async_runtime::WatchReceiver,
     errors::{ClientWriteError, RaftError},
 };
@@ -58,7 +59,7 @@ pub(super) async fn change(core: &Arc<Core>, change: MembershipChange) -> Result
     ];
     // Dropped by its caller, the change still goes on to its second step.
     let proposing =
-        tokio::spawn(async move { raft.change_membership_if(changes, false, preconditions).await });
+        Runtime::spawn(async move { raft.change_membership_if(changes, false, preconditions).await });
     match proposing.await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {

@@ -4,10 +4,11 @@
 use super::{Applied, ProposeError, core::Core};
 use crate::{
     identity::RaftId,
+    runtime::Runtime,
     types::{CommittedLeaderId, LogTypes, Proposal},
 };
 use bytes::Bytes;
-use openraft::{errors::ClientWriteError, impls::ProgressResponder};
+use openraft::{AsyncRuntime, errors::ClientWriteError, impls::ProgressResponder};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
@@ -45,7 +46,7 @@ async fn hand_over(core: &Core, queued: Queued) {
         let _ = queued.outcome.send(Err(ProposeError::Unknown(error.to_string())));
         return;
     }
-    tokio::spawn(async move {
+    Runtime::spawn(async move {
         let outcome = match completed.await {
             Ok(Ok(written)) => Ok(Applied {
                 position: written.log_id.into(),

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     metric_definitions as metric,
-    runtime::Runtime,
+    runtime::{DedicatedThread, Runtime},
     state_machine::LogPosition,
     types::{
         Entry, LeaderId, LogId, LogTypes, Payload, Proposal, Vote, decode_membership, encode_membership,
@@ -40,7 +40,6 @@ use std::{
     io,
     ops::{Bound, Range, RangeBounds},
     sync::{Arc, Mutex, MutexGuard},
-    thread,
     time::Instant,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -116,15 +115,12 @@ impl LogStore {
             queued_bytes,
         });
         let (sender, receiver) = mpsc::channel(Self::QUEUE_LENGTH);
-        let thread = thread::Builder::new().name("raft-log".to_owned()).spawn({
-            let shared = shared.clone();
-            move || write_all(&shared, receiver)
-        })?;
+        let thread = Runtime::spawn_thread("raft-log", write_all(shared.clone(), receiver))?;
         Ok(Self {
             shared,
             writer: Arc::new(Writer {
-                sender: Some(sender),
-                thread: Some(thread),
+                sender,
+                _thread: thread,
             }),
         })
     }
@@ -198,12 +194,9 @@ impl LogStore {
         &self,
         change: impl FnOnce(&mut Memory) -> io::Result<(Operation, T)>,
     ) -> io::Result<T> {
-        let sender = self
+        let place = self
             .writer
             .sender
-            .as_ref()
-            .expect("the sender is taken only when the store is dropped");
-        let place = sender
             .reserve()
             .await
             .map_err(|_| io::Error::other("the log's writer has ended"))?;
@@ -672,20 +665,9 @@ impl Memory {
 
 /// The thread that writes; ended, with all that was queued written, when the store is dropped.
 struct Writer {
-    sender: Option<mpsc::Sender<Operation>>,
-    thread: Option<thread::JoinHandle<()>>,
-}
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        drop(self.sender.take());
-        if let Some(thread) = self.thread.take()
-            && thread.thread().id() != thread::current().id()
-        {
-            // A panic there was reported by the panic hook; there is nothing left to do about it.
-            let _ = thread.join();
-        }
-    }
+    // Dropped before the thread, which ends then.
+    sender: mpsc::Sender<Operation>,
+    _thread: DedicatedThread,
 }
 
 /// What the writer is asked.
@@ -724,8 +706,8 @@ struct Append {
 /// How many bytes of entries one batch takes at most (or one append, if that is larger).
 const BATCH_LIMIT_BYTES: usize = 16 * 1024 * 1024;
 
-fn write_all(shared: &Shared, mut queue: mpsc::Receiver<Operation>) {
-    while let Some(first) = queue.blocking_recv() {
+async fn write_all(shared: Arc<Shared>, mut queue: mpsc::Receiver<Operation>) {
+    while let Some(first) = queue.recv().await {
         let mut operations = vec![first];
         let mut bytes = operations[0].bytes();
         while bytes < BATCH_LIMIT_BYTES
@@ -734,7 +716,7 @@ fn write_all(shared: &Shared, mut queue: mpsc::Receiver<Operation>) {
             bytes += next.bytes();
             operations.push(next);
         }
-        write_batch(shared, operations, bytes);
+        write_batch(&shared, operations, bytes);
     }
 }
 

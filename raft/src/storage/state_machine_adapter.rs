@@ -9,7 +9,7 @@
 use super::snapshot_store::{SnapshotData, SnapshotStore};
 use crate::{
     metric_definitions as metric,
-    runtime::Runtime,
+    runtime::{DedicatedThread, Runtime},
     state_machine::{AppliedState, Checkpoint, CommittedEntry, CommittedPayload, LogPosition, StateMachine},
     types::{
         Entry, LogId, LogTypes, Payload, Response, SnapshotMeta, StoredMembership, encode_membership,
@@ -22,13 +22,8 @@ use openraft::{
     AsyncRuntime, OptionalSend, RaftSnapshotBuilder,
     storage::{EntryResponder, RaftStateMachine, Snapshot},
 };
-use std::{
-    io,
-    sync::{Arc, mpsc},
-    thread,
-    time::Instant,
-};
-use tokio::sync::oneshot;
+use std::{io, sync::Arc, time::Instant};
+use tokio::sync::{mpsc, oneshot};
 
 /// A snapshot as openraft hands it around.
 pub type StoredSnapshot =
@@ -217,14 +212,15 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send
 /// last one is dropped.
 #[derive(Clone)]
 pub struct StateMachineThread {
-    sender: Arc<Calls>,
+    calls: Arc<Calls>,
 }
 
 type Call = Box<dyn FnOnce(&dyn StateMachine) + Send>;
 
 struct Calls {
-    sender: Option<mpsc::SyncSender<Call>>,
-    thread: Option<thread::JoinHandle<()>>,
+    // Dropped before the thread, which ends then.
+    sender: mpsc::Sender<Call>,
+    _thread: DedicatedThread,
 }
 
 impl StateMachineThread {
@@ -236,18 +232,16 @@ impl StateMachineThread {
     /// # Errors
     /// The system refuses a thread.
     pub fn start(machine: Arc<dyn StateMachine>) -> io::Result<Self> {
-        let (sender, calls) = mpsc::sync_channel::<Call>(Self::WAITING_CALLS);
-        let thread = thread::Builder::new()
-            .name("raft-state".to_owned())
-            .spawn(move || {
-                for call in calls {
-                    call(&*machine);
-                }
-            })?;
+        let (sender, mut calls) = mpsc::channel::<Call>(Self::WAITING_CALLS);
+        let thread = Runtime::spawn_thread("raft-state", async move {
+            while let Some(call) = calls.recv().await {
+                call(&*machine);
+            }
+        })?;
         Ok(Self {
-            sender: Arc::new(Calls {
-                sender: Some(sender),
-                thread: Some(thread),
+            calls: Arc::new(Calls {
+                sender,
+                _thread: thread,
             }),
         })
     }
@@ -285,20 +279,7 @@ impl StateMachineThread {
             // Whoever asked may have gone; what was asked is done.
             let _ = reply.send(call(machine));
         });
-        let sender = self.sender.sender.as_ref().ok_or_else(ended)?;
-        sender.try_send(call).map_err(|_| ended())?;
+        self.calls.sender.try_send(call).map_err(|_| ended())?;
         answer.await.map_err(|_| ended())?
-    }
-}
-
-impl Drop for Calls {
-    fn drop(&mut self) {
-        drop(self.sender.take());
-        if let Some(thread) = self.thread.take()
-            && thread.thread().id() != thread::current().id()
-        {
-            // A panic there was reported by the panic hook; there is nothing left to do about it.
-            let _ = thread.join();
-        }
     }
 }

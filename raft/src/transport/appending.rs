@@ -10,12 +10,13 @@ use super::{
     greeting::Lane,
     messages::{Append, AppendAnswer, AppendFrame, AppendOutcome, unreachable},
 };
-use crate::{state_machine::LogPosition, types::LogTypes};
+use crate::{runtime::Runtime, state_machine::LogPosition, types::LogTypes};
 use futures::{
     Stream, StreamExt,
     stream::{self, BoxStream},
 };
 use openraft::{
+    AsyncRuntime,
     errors::RPCError,
     raft::{AppendEntriesRequest, StreamAppendResult},
 };
@@ -107,7 +108,7 @@ impl Appender {
             .await
             .map_err(unreachable)?;
         let (answered, answers) = mpsc::channel(WINDOW_REQUESTS * 2);
-        let reading = tokio::spawn(async move {
+        let reading = Runtime::spawn(async move {
             while let Ok((answer, _)) = reader.read::<AppendAnswer>().await {
                 if answered.send(answer).await.is_err() {
                     break;

@@ -20,7 +20,7 @@ use std::collections::HashMap;
 pub(crate) const PROTOCOL_VERSION: u16 = 1;
 
 /// What a connection is for. Numbers are part of the format: only append.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub(crate) enum Lane {
     Control,
     Service,

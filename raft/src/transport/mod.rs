@@ -27,13 +27,13 @@ pub(crate) mod sending_snapshot;
 pub(crate) mod server;
 pub mod tls;
 
-use crate::identity::RaftId;
+use crate::{identity::RaftId, runtime::Runtime};
 use acknowledged::Acknowledgements;
 use greeting::Lane;
 use host::Host;
 use multiplexed::Link;
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     future::Future,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -41,7 +41,7 @@ use tls::NodeTls;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Another node, as one wants to reach it.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub(crate) struct Target {
     /// Its configured name; its certificate must prove it.
     pub name: String,
@@ -59,7 +59,7 @@ pub(crate) struct Transport {
     pub host: Arc<dyn Host>,
     /// What peers acknowledged.
     pub acknowledged: Acknowledgements,
-    links: Mutex<HashMap<(Target, Lane), Link>>,
+    links: Mutex<BTreeMap<(Target, Lane), Link>>,
     tasks: TaskTracker,
     stopping: CancellationToken,
 }
@@ -94,9 +94,9 @@ impl Transport {
     /// Runs a task until it ends or the transport stops.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stopping = self.stopping.clone();
-        self.tasks.spawn(async move {
+        self.tasks.spawn(Runtime::inherited(async move {
             stopping.run_until_cancelled_owned(task).await;
-        });
+        }));
     }
 
     /// Closes every connection and waits until nothing runs any more.

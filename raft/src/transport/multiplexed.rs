@@ -10,10 +10,12 @@ use super::{
     greeting::Lane,
     messages::{Answer, Question, Reply, Request},
 };
-use crate::node::RaftNode;
+use crate::{node::RaftNode, runtime::Runtime};
 use bytes::Bytes;
+use openraft::AsyncRuntime;
+use rand::RngExt;
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     io,
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
@@ -177,7 +179,7 @@ async fn converse(connection: Connection, first: Asked, questions: &mut mpsc::Re
         mut writer,
         ..
     } = connection;
-    let waiting = Mutex::new(HashMap::<u64, Waiting>::new());
+    let waiting = Mutex::new(BTreeMap::<u64, Waiting>::new());
     let locked = || waiting.lock().unwrap_or_else(PoisonError::into_inner);
     let write = async {
         let mut next_id = 0_u64;
@@ -226,7 +228,7 @@ async fn converse(connection: Connection, first: Asked, questions: &mut mpsc::Re
         |error| format!("the connection broke: {error}"),
         |()| "closed".into(),
     );
-    for (_, waiting) in locked().drain() {
+    for (_, waiting) in std::mem::take(&mut *locked()) {
         waiting.fail(&reason);
     }
     reason
@@ -250,11 +252,7 @@ impl Pause {
     }
 }
 
-/// Between three quarters and five quarters of a length, so that nodes do not act in step. Quality
-/// does not matter here: the clock's low digits will do.
+/// Between three quarters and five quarters of a length, so that nodes do not act in step.
 pub(crate) fn jittered(length: Duration) -> Duration {
-    let noise = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| since.subsec_nanos() % 512);
-    length * (768 + noise) / 1024
+    length * Runtime::thread_rng().random_range(768..1280) / 1024
 }

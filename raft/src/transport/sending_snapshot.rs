@@ -8,11 +8,12 @@ use super::{
     messages::{SnapshotAnswer, SnapshotFrame, unreachable},
 };
 use crate::{
+    runtime::Runtime,
     storage::snapshot_store::SnapshotData,
     types::{self, LogTypes, Vote},
 };
 use bytes::Bytes;
-use openraft::{errors::RPCError, type_config::alias::SnapshotOf};
+use openraft::{AsyncRuntime, errors::RPCError, type_config::alias::SnapshotOf};
 use std::{
     fs::File,
     io::{self, Read},
@@ -161,7 +162,5 @@ impl SnapshotDigest {
 pub(crate) async fn off_thread<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(io::Error::other)?
+    Runtime::spawn_blocking(work).await?
 }
