@@ -11,6 +11,7 @@ use crate::{
 };
 use clap::Args;
 use serde_json::json;
+use std::collections::BTreeMap;
 
 /// Shows how each node stands.
 #[derive(Args, Debug)]
@@ -56,27 +57,74 @@ impl Status {
                         super::output::write_line(&format!("{address}: {note}"))?;
                     }
                 }
+                if let Some(note) = differing_grants(&addresses, &answers) {
+                    super::output::write_line(&note)?;
+                }
             }
         }
-        // One node that answers is enough to call the command done.
-        match answers.into_iter().find_map(Result::err) {
-            Some(error) if !matches!(error, ClientError::Unavailable(_)) => Err(error.into()),
-            _ => Ok(()),
+        conclusion(answers).map_err(Failure::from)
+    }
+}
+
+/// One node that answers is enough to call the command done; else the most telling reason counts.
+fn conclusion(answers: Vec<Result<NodeStatus, ClientError>>) -> Result<(), ClientError> {
+    let mut errors = Vec::with_capacity(answers.len());
+    for answer in answers {
+        match answer {
+            Ok(_) => return Ok(()),
+            Err(error) => errors.push(error),
         }
     }
+    // What somebody answered says more than that nobody did.
+    let telling = |error: &ClientError| match error {
+        ClientError::Denied(_) | ClientError::Invalid(_) | ClientError::NotFound(_) => 3,
+        ClientError::Other(_) => 2,
+        ClientError::OutcomeUnknown(_) => 1,
+        ClientError::Unavailable(_) => 0,
+    };
+    errors.sort_by_key(telling);
+    match errors.pop() {
+        // Looking changes nothing, so that nothing is unknown about it but the answer.
+        Some(ClientError::OutcomeUnknown(reason)) => Err(ClientError::Unavailable(reason)),
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}
+
+/// A node left behind shows by its digest, also where it reports no error.
+fn differing_grants(addresses: &[String], answers: &[Result<NodeStatus, ClientError>]) -> Option<String> {
+    let mut holders: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (address, status) in addresses.iter().zip(answers) {
+        if let Ok(status) = status {
+            holders.entry(&status.grants_digest).or_default().push(address);
+        }
+    }
+    if holders.len() < 2 {
+        return None;
+    }
+    let sides: Vec<String> = holders
+        .iter()
+        .map(|(digest, addresses)| format!("{} on {}", beginning(digest), addresses.join(", ")))
+        .collect();
+    Some(format!("the grants differ: {}", sides.join("; ")))
+}
+
+/// So much of a digest that people can tell it from another.
+fn beginning(digest: &str) -> &str {
+    digest.get(..8).unwrap_or(digest)
 }
 
 const NODE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
-const HEADINGS: [&str; 9] = [
-    "ADDRESS", "NODE", "ID", "ROLE", "LEADER", "TERM", "APPLIED", "SEAL", "VERSION",
+const HEADINGS: [&str; 10] = [
+    "ADDRESS", "NODE", "ID", "ROLE", "LEADER", "TERM", "APPLIED", "SEAL", "GRANTS", "VERSION",
 ];
 
-fn row(address: &str, answer: &Result<NodeStatus, ClientError>) -> [String; 9] {
+fn row(address: &str, answer: &Result<NodeStatus, ClientError>) -> [String; 10] {
     let number = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
     match answer {
         Err(_) => {
-            let mut row: [String; 9] = std::array::from_fn(|_| "-".to_owned());
+            let mut row: [String; 10] = std::array::from_fn(|_| "-".to_owned());
             address.clone_into(&mut row[0]);
             "no answer".clone_into(&mut row[3]);
             row
@@ -90,6 +138,7 @@ fn row(address: &str, answer: &Result<NodeStatus, ClientError>) -> [String; 9] {
             status.term.to_string(),
             number(status.applied_index),
             if status.sealed { "sealed" } else { "open" }.to_owned(),
+            beginning(&status.grants_digest).to_owned(),
             status.version.clone(),
         ],
     }
@@ -135,4 +184,56 @@ fn notes(answer: &Result<NodeStatus, ClientError>) -> Vec<String> {
         ));
     }
     notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(grants_digest: &str) -> NodeStatus {
+        let json = json!({
+            "cluster_id": "c", "cluster_name": "dev", "node_id": 1, "node_name": "node-1", "role": "leader",
+            "leader_id": 1, "term": 2, "last_log_index": 3, "committed_index": 3, "applied_index": 3,
+            "snapshot_index": null, "purged_index": null, "sealed": false, "sealed_reason": null,
+            "state_digest": null, "state_digest_index": null, "staleness_ms": 1, "version": "1",
+            "rules_version": 1, "dev": true, "state_time_ms": 1, "clock_skew_ms": 0,
+            "clock_refuses_lead": false, "grants_digest": grants_digest, "grants_error": null,
+            "audit_bytes": 0, "audit_limit_bytes": 1, "free_bytes": 1, "out_of_space": false, "halted": null
+        });
+        serde_json::from_value(json).expect("a status")
+    }
+
+    #[test]
+    fn one_answer_is_enough_and_none_is_no_success() {
+        let down = || Err(ClientError::Unavailable("refused".into()));
+        let hangs = || Err(ClientError::OutcomeUnknown("timed out".into()));
+        let denied = || Err(ClientError::Denied("no grant".into()));
+        assert_eq!(conclusion(vec![down(), Ok(status("a")), hangs(), denied()]), Ok(()));
+        assert!(matches!(
+            conclusion(vec![down(), down()]),
+            Err(ClientError::Unavailable(_))
+        ));
+        assert!(matches!(
+            conclusion(vec![hangs(), down()]),
+            Err(ClientError::Unavailable(_))
+        ));
+        assert!(matches!(
+            conclusion(vec![down(), denied(), hangs()]),
+            Err(ClientError::Denied(_))
+        ));
+    }
+
+    #[test]
+    fn a_node_with_other_grants_is_named() {
+        let addresses = ["https://a:1", "https://b:1", "https://c:1"].map(str::to_owned);
+        let (old, new) = ("0123456789ab", "ba9876543210");
+        let alike = [Ok(status(new)), Ok(status(new)), Err(ClientError::Other(String::new()))];
+        assert_eq!(differing_grants(&addresses, &alike), None);
+        let behind = [Ok(status(new)), Ok(status(old)), Ok(status(new))];
+        assert_eq!(
+            differing_grants(&addresses, &behind).as_deref(),
+            Some("the grants differ: 01234567 on https://b:1; ba987654 on https://a:1, https://c:1")
+        );
+        assert_eq!(row("https://a:1", &Ok(status(new)))[8], "ba987654");
+    }
 }
