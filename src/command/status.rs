@@ -133,7 +133,7 @@ fn row(address: &str, answer: &Result<NodeStatus, ClientError>) -> [String; 10] 
             address.to_owned(),
             status.node_name.clone(),
             number(status.node_id),
-            role(status.role).to_owned(),
+            if status.removed { "removed" } else { role(status.role) }.to_owned(),
             number(status.leader_id),
             status.term.to_string(),
             number(status.applied_index),
@@ -162,6 +162,9 @@ fn notes(answer: &Result<NodeStatus, ClientError>) -> Vec<String> {
     };
     let mut notes = Vec::new();
     notes.extend(status.halted.as_ref().map(|reason| format!("halted: {reason}")));
+    if status.removed {
+        notes.push("this node was removed from the cluster; it takes part in nothing".to_owned());
+    }
     notes.extend(
         status
             .sealed_reason

@@ -6,7 +6,7 @@ use crate::{
     folders::{self, section},
     support::{PATIENCE, TestCluster, eventually},
 };
-use conclave::client::Client;
+use conclave::{api::conclave::messages::HealthState, client::Client};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeSet,
@@ -90,6 +90,16 @@ async fn members_come_go_and_are_replaced() {
         match unknown.status.code() {
             Some(3) => Ok(()),
             _ => Err(format!("{unknown:?}")),
+        }
+    })
+    .await;
+    eventually("the removed one says so itself", PATIENCE, async || {
+        let health = cluster.client_of(3).health().await.map_err(|error| error.to_string())?;
+        let status = cluster.client_of(3).status().await.map_err(|error| error.to_string())?;
+        if health.state == HealthState::Removed && status.removed {
+            Ok(())
+        } else {
+            Err(format!("{health:?} {status:?}"))
         }
     })
     .await;

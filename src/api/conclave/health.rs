@@ -15,6 +15,9 @@ fn state_of(status: &ClusterStatus, is_sealed: bool) -> HealthState {
     if raft.halted.is_some() {
         return HealthState::Halted;
     }
+    if status.removed {
+        return HealthState::Removed;
+    }
     if is_sealed {
         return HealthState::Sealed;
     }
@@ -59,6 +62,11 @@ mod tests {
         halted.raft.halted = Some("damage".into());
         let mut full = status(Role::Follower, Some(1));
         full.raft.out_of_space = true;
+        let removed = ClusterStatus {
+            removed: true,
+            quorum_lost: true,
+            ..status(Role::Learner, None)
+        };
         let statuses = [
             state(status(Role::Leader, Some(1)), false),
             state(status(Role::Follower, Some(1)), false),
@@ -66,8 +74,9 @@ mod tests {
             state(status(Role::Candidate, None), false),
             state(full, false),
             state(halted, false),
+            state(removed, true),
         ];
-        assert_eq!(statuses, [200, 202, 503, 504, 507, 500]);
+        assert_eq!(statuses, [200, 202, 503, 504, 507, 500, 410]);
         let mut sorted = statuses.to_vec();
         sorted.sort_unstable();
         sorted.dedup();

@@ -76,8 +76,8 @@ pub struct Health {
     pub state: HealthState,
 }
 
-/// A node's state, worst first where several hold: `halted`, `sealed`, `no_quorum`, `no_space`,
-/// `clock`, then its role. Every 2xx serves, so a load balancer that takes 200 to 299 as healthy
+/// A node's state, worst first where several hold: `halted`, `removed`, `sealed`, `no_quorum`,
+/// `no_space`, `clock`, then its role. Every 2xx serves, so a load balancer that takes 200 to 299 as healthy
 /// sends clients to all nodes that serve, and one that takes 200 alone to the leader.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -90,6 +90,8 @@ pub enum HealthState {
     Learner,
     /// 203: serves, but may not lead because its clock is wrong.
     Clock,
+    /// 410: was a member and is none any more; it takes part in nothing.
+    Removed,
     /// 500: halted; the log says why.
     Halted,
     /// 503: has no seal key.
@@ -113,6 +115,9 @@ pub struct Status {
     pub node_name: String,
     /// This node's part.
     pub role: NodeRole,
+    /// Whether it was a member and is none any more; it takes part in nothing then.
+    #[serde(default)]
+    pub removed: bool,
     /// The Raft id of the leader, as far as this node knows.
     pub leader_id: Option<u64>,
     /// The present term.
@@ -398,6 +403,7 @@ impl HealthState {
             Self::Sealed => 503,
             Self::NoQuorum => 504,
             Self::NoSpace => 507,
+            Self::Removed => 410,
             Self::Halted => 500,
         }
     }

@@ -31,6 +31,7 @@ fn status(edge: &Edge) -> Status {
         node_id: raft.raft_id.map(|id| id.0),
         node_name: edge.node_name.clone(),
         role: role(raft.role),
+        removed: status.removed,
         leader_id: raft.leader.map(|id| id.0),
         term: raft.term,
         last_log_index: raft.last_log_index,
