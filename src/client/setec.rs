@@ -130,19 +130,26 @@ impl Client {
             accept: Accept::Served,
         };
         let response = self.send(request).await?;
-        let message = || String::from_utf8_lossy(&response.body).trim().to_owned();
         match response.status {
             StatusCode::OK | StatusCode::NOT_MODIFIED => Ok(response),
-            StatusCode::NOT_FOUND => Err(ClientError::NotFound(message())),
-            StatusCode::FORBIDDEN => Err(ClientError::Denied(message())),
-            StatusCode::BAD_REQUEST | StatusCode::PRECONDITION_FAILED | StatusCode::PAYLOAD_TOO_LARGE => {
-                Err(ClientError::Invalid(message()))
-            }
-            status => Err(ClientError::Other(format!(
-                "the node answered {status}: {}",
-                message()
-            ))),
+            status => Err(refusal(status, String::from_utf8_lossy(&response.body).trim())),
         }
+    }
+}
+
+/// The same kinds as of our own API: what the caller has to change is invalid.
+fn refusal(status: StatusCode, message: &str) -> ClientError {
+    let message = message.to_owned();
+    match status {
+        StatusCode::NOT_FOUND => ClientError::NotFound(message),
+        StatusCode::FORBIDDEN => ClientError::Denied(message),
+        StatusCode::BAD_REQUEST
+        | StatusCode::REQUEST_TIMEOUT
+        | StatusCode::PRECONDITION_FAILED
+        | StatusCode::PAYLOAD_TOO_LARGE
+        | StatusCode::MISDIRECTED_REQUEST
+        | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => ClientError::Invalid(message),
+        status => ClientError::Other(format!("the node answered {status}: {message}")),
     }
 }
 
@@ -215,6 +222,17 @@ mod tests {
             status: StatusCode::OK,
             body: Zeroizing::new(body.as_bytes().to_vec()),
         }
+    }
+
+    #[test]
+    fn what_the_caller_has_to_change_is_invalid() {
+        for status in [400, 408, 412, 413, 421, 431] {
+            let status = StatusCode::from_u16(status).expect("a status");
+            let refused = refusal(status, "why");
+            assert_eq!(refused, ClientError::Invalid("why".into()), "{status}");
+        }
+        let defect = refusal(StatusCode::INTERNAL_SERVER_ERROR, "why");
+        assert!(matches!(defect, ClientError::Other(_)));
     }
 
     #[test]
