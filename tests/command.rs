@@ -74,6 +74,15 @@ async fn values_are_exact_and_exit_codes_distinct() {
     );
     assert_eq!(code(&run(&["create-version", "shared/a", "7"], b"again")), 5);
     assert_eq!(code(&run(&["get"], b"")), 2);
+    let wrong = run(&["--json", "get"], b"");
+    assert_eq!(code(&wrong), 2);
+    let error: Value = serde_json::from_slice(&wrong.stderr).expect("an error as JSON");
+    assert_eq!(error["error"]["code"], "usage", "{error}");
+    assert_eq!(
+        code(&run(&["seal", "rekey", "/a/key"], b"")),
+        2,
+        "one of three nodes"
+    );
     assert_eq!(code(&run(&["delete", "shared/a"], b"")), 2, "nobody can be asked");
     let mut nowhere = cluster.command();
     nowhere
@@ -83,6 +92,32 @@ async fn values_are_exact_and_exit_codes_distinct() {
     assert_eq!(code(&unavailable), 6);
     let error: Value = serde_json::from_slice(&unavailable.stderr).expect("an error as JSON");
     assert_eq!(error["error"]["code"], "unavailable");
+
+    // Each node's line, whether it answers or not; one that answers is enough.
+    let status_of = |addresses: &str, more: &[&str]| {
+        let mut command = cluster.command();
+        command
+            .env("CONCLAVE_ADDRESSES", addresses)
+            .env("CONCLAVE_TIMEOUT_S", "5");
+        crate::run(command, &[&["status"], more].concat(), b"")
+    };
+    let (dead, alive) = ("https://127.0.0.1:9,https://127.0.0.1:7", cluster.api(0));
+    for more in [&[][..], &["--json"]] {
+        let none = status_of(dead, more);
+        assert_eq!(code(&none), 6, "{none:?}");
+        assert_eq!(
+            String::from_utf8_lossy(&none.stdout)
+                .matches("127.0.0.1:9")
+                .count(),
+            1 + usize::from(more.is_empty())
+        );
+    }
+    let one = succeed(status_of(&format!("{dead},{alive}"), &[]));
+    let shown = String::from_utf8(one.stdout).expect("text");
+    assert!(
+        shown.matches("no answer").count() == 2 && shown.contains("node-1"),
+        "{shown}"
+    );
 
     // Destruction, once it was said aloud.
     succeed(run(&["delete-version", "shared/a", "1", "--yes"], b""));
@@ -141,6 +176,19 @@ async fn values_are_exact_and_exit_codes_distinct() {
     );
     let table = String::from_utf8(succeed(run(&["audit", "list"], b"")).stdout).expect("text");
     assert!(table.starts_with("TIME"), "{table}");
+    let looks = ["audit", "list", "--action", "operate", "--limit", "1"];
+    let table = String::from_utf8(succeed(run(&looks, b"")).stdout).expect("text");
+    assert!(
+        table.trim_end().ends_with("status"),
+        "it says what was done: {table}"
+    );
+    // Programs get the next page's cursor as the last line.
+    let page = succeed(run(&[&looks[..], &["--json"]].concat(), b""));
+    let lines: Vec<&str> = std::str::from_utf8(&page.stdout).expect("text").lines().collect();
+    let next: Value = serde_json::from_str(lines[1]).expect("JSON");
+    let cursor = next["next"].as_str().expect("a cursor");
+    assert_eq!(lines.len(), 2);
+    succeed(run(&[&looks[..], &["--cursor", cursor]].concat(), b""));
 
     // Operators' commands.
     let members = json_of(&succeed(run(&["cluster", "list", "--json"], b"")));

@@ -21,7 +21,8 @@ enum Action {
     List(List),
 }
 
-/// Lists records, the newest first, as a table or (--json) one JSON object a line.
+/// Lists records, the newest first, as a table or (--json) one JSON object a line. With --json, and
+/// more records than --limit, the last line is {"next": …}, for --cursor.
 #[derive(Args, Debug)]
 struct List {
     /// From this time on: 2026-01-31T12:00:00Z, or as long ago as: 90m, 12h, 7d.
@@ -99,8 +100,10 @@ impl List {
             match page.next {
                 None => return Ok(()),
                 Some(next) if left == 0 => {
-                    eprintln!("There are more: --limit 0 shows all, --cursor {next} goes on here.");
-                    return Ok(());
+                    if format == Format::Text {
+                        eprintln!("There are more: --limit 0 shows all, --cursor {next} goes on here.");
+                    }
+                    return format.print(&serde_json::json!({"next": next}), String::new);
                 }
                 Some(next) => request.cursor = Some(next),
             }
@@ -111,7 +114,7 @@ impl List {
 /// The server's limit.
 const PAGE_RECORDS: usize = 1_000;
 
-const HEADINGS: [&str; 8] = [
+const HEADINGS: [&str; 9] = [
     "TIME",
     "PRINCIPAL",
     "FROM",
@@ -120,9 +123,10 @@ const HEADINGS: [&str; 8] = [
     "VERSION",
     "OUTCOME",
     "TIMES",
+    "DETAIL",
 ];
 
-fn row(record: &AuditEntry) -> [String; 8] {
+fn row(record: &AuditEntry) -> [String; 9] {
     let known = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
     let time = i64::try_from(record.time_ms)
         .ok()
@@ -130,7 +134,11 @@ fn row(record: &AuditEntry) -> [String; 8] {
     [
         time.map_or_else(|| record.time_ms.to_string(), |time| format!("{time:.3}")),
         known(&record.principal),
-        known(&record.remote),
+        match (&record.device, &record.remote) {
+            (Some(device), Some(remote)) => format!("{remote} ({device})"),
+            (None, remote) => known(remote),
+            (device, None) => known(device),
+        },
         record.action.clone(),
         known(&record.secret),
         record
@@ -138,6 +146,11 @@ fn row(record: &AuditEntry) -> [String; 8] {
             .map_or_else(|| "-".to_owned(), |version| version.to_string()),
         record.outcome.clone(),
         record.attempts.to_string(),
+        match (&record.detail, &record.error) {
+            (Some(detail), _) => detail.clone(),
+            (None, Some(error)) => format!("cannot be opened: {error}"),
+            (None, None) => "-".to_owned(),
+        },
     ]
 }
 
@@ -162,6 +175,38 @@ fn parse_time(text: &str) -> Result<Timestamp, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_table_says_what_was_done_and_from_where() {
+        let record = |detail: Option<&str>, error: Option<&str>| AuditEntry {
+            id: "7-0-0".into(),
+            time_ms: 1_000,
+            action: "operate".into(),
+            outcome: "done".into(),
+            secret: None,
+            version: None,
+            principal: Some("tailscale:ada@example.org".into()),
+            device: Some("laptop".into()),
+            remote: Some("100.64.0.1:7".into()),
+            api: Some("conclave".into()),
+            request_id: None,
+            node: None,
+            node_id: 1,
+            detail: detail.map(str::to_owned),
+            attempts: 1,
+            error: error.map(str::to_owned),
+        };
+        let shown = row(&record(Some("cluster remove 3"), None));
+        assert_eq!(
+            (&*shown[2], &*shown[8]),
+            ("100.64.0.1:7 (laptop)", "cluster remove 3")
+        );
+        assert_eq!(
+            row(&record(None, Some("wrong key")))[8],
+            "cannot be opened: wrong key"
+        );
+        assert_eq!(row(&record(None, None))[8], "-");
+    }
 
     #[test]
     fn times_are_points_or_spans() {

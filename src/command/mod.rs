@@ -23,13 +23,13 @@ mod write;
 
 pub use exit::Failure;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 use output::Format;
-use std::process::ExitCode;
+use std::{ffi::OsString, process::ExitCode};
 
 /// A replicated secrets cluster: server, client and tools in one.
 #[derive(Parser, Debug)]
-#[command(name = "conclave", version, about, after_help = EXIT_CODES, max_term_width = 100)]
+#[command(name = "conclave", version, about, max_term_width = 100)]
 pub struct CommandLine {
     /// Print JSON, one value a line; errors as {"error":{"code","message"}} on standard error.
     #[arg(long, global = true)]
@@ -64,23 +64,73 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 
                           6 unavailable (or still sealed) or outcome unknown.";
 
 impl CommandLine {
-    /// Runs the command to its end.
-    pub fn run(self) -> ExitCode {
+    /// Reads this process's command line and runs it to its end.
+    pub fn run_process() -> ExitCode {
+        let arguments: Vec<OsString> = std::env::args_os().collect();
+        match Self::read(&arguments) {
+            Ok(line) => line.run(),
+            Err(refused) if wants_json(&arguments) && is_complaint(&refused) => {
+                report(&Failure::Usage(sentence(&refused)), Format::Json)
+            }
+            // Help and version go to standard output, complaints to standard error.
+            Err(answered) => answered.exit(),
+        }
+    }
+
+    fn read(arguments: &[OsString]) -> Result<Self, clap::Error> {
+        let matches = with_exit_codes(Self::command()).try_get_matches_from(arguments)?;
+        Self::from_arg_matches(&matches)
+    }
+
+    fn run(self) -> ExitCode {
         let format = if self.json { Format::Json } else { Format::Text };
         match self.command.run(format) {
             Ok(()) => ExitCode::SUCCESS,
-            Err(failure) => {
-                match format {
-                    Format::Text => eprintln!("conclave: {failure}"),
-                    Format::Json => eprintln!(
-                        "{}",
-                        serde_json::json!({"error": {"code": failure.code(), "message": failure.to_string()}})
-                    ),
-                }
-                failure.exit_code()
-            }
+            Err(failure) => report(&failure, format),
         }
     }
+}
+
+/// Says on standard error why the command failed.
+fn report(failure: &Failure, format: Format) -> ExitCode {
+    match format {
+        Format::Text => eprintln!("conclave: {failure}"),
+        Format::Json => eprintln!(
+            "{}",
+            serde_json::json!({"error": {"code": failure.code(), "message": failure.to_string()}})
+        ),
+    }
+    failure.exit_code()
+}
+
+/// The exit codes are the same for all commands, so each one's help has them.
+fn with_exit_codes(command: clap::Command) -> clap::Command {
+    command.after_help(EXIT_CODES).mut_subcommands(with_exit_codes)
+}
+
+/// Looked for by hand, because a line that cannot be read is what it is about.
+fn wants_json(arguments: &[OsString]) -> bool {
+    let mut options = arguments.iter().skip(1).take_while(|argument| *argument != "--");
+    options.any(|argument| argument == "--json")
+}
+
+fn is_complaint(error: &clap::Error) -> bool {
+    !matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion)
+}
+
+/// clap's first lines, without its advice on usage.
+fn sentence(error: &clap::Error) -> String {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return "a command is missing".to_owned();
+    }
+    let text = error.to_string();
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"))
+        .filter(|line| !line.is_empty())
+        .collect();
+    lines.join(" ").trim_start_matches("error: ").to_owned()
 }
 
 impl Command {
@@ -125,7 +175,6 @@ impl Command {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
     use std::collections::BTreeSet;
 
     /// clap checks itself only in debug builds, and we have none.
@@ -143,6 +192,36 @@ mod tests {
             }
             open.extend(command.get_subcommands().cloned());
         }
+    }
+
+    #[test]
+    fn every_help_has_the_exit_codes() {
+        let mut open = vec![with_exit_codes(CommandLine::command())];
+        while let Some(mut command) = open.pop() {
+            let help = command.render_long_help().to_string();
+            assert!(help.contains("4 denied"), "{help}");
+            open.extend(command.get_subcommands().cloned());
+        }
+    }
+
+    #[test]
+    fn wrong_lines_are_told_in_one_sentence() {
+        let arguments = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
+        for (words, part) in [
+            (&["conclave", "--json", "get"][..], "<NAME>"),
+            (&["conclave", "--json", "status", "--nothing"], "--nothing"),
+            (&["conclave", "--json"], "a command is missing"),
+            (&["conclave", "seal", "--json"], "a command is missing"),
+        ] {
+            let line = arguments(words);
+            let error = CommandLine::read(&line).expect_err("it is wrong");
+            assert!(wants_json(&line) && is_complaint(&error));
+            let said = sentence(&error);
+            assert!(said.contains(part) && !said.contains("Usage"), "{said}");
+        }
+        assert!(!wants_json(&arguments(&["conclave", "get", "--", "--json"])));
+        let help = CommandLine::read(&arguments(&["conclave", "--json", "get", "--help"]));
+        assert!(!is_complaint(&help.expect_err("help")));
     }
 
     #[test]

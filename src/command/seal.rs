@@ -51,9 +51,9 @@ enum Action {
         connection: Connection,
     },
     /// Wraps the keyring under another key file. Give the file to every node first, and let their
-    /// configurations name it afterwards.
+    /// configurations name it afterwards. One node does it, which --addresses has to name alone.
     Rekey {
-        /// The new key file, by its path on the node that is asked.
+        /// The new key file, by its absolute path on that node.
         key_file: PathBuf,
         #[command(flatten)]
         connection: Connection,
@@ -105,10 +105,20 @@ impl Seal {
                     .into_os_string()
                     .into_string()
                     .map_err(|_| Failure::Usage("the key file's path must be UTF-8".into()))?;
-                let status = connection.client()?.seal_rekey(&Rekey { key_file }).await?;
-                format.print(&status, || {
+                let client = connection.client()?;
+                let mut addresses = client
+                    .addresses()
+                    .map(|url| url.as_str().trim_end_matches('/').to_owned());
+                let (Some(address), None) = (addresses.next(), addresses.next()) else {
+                    // The path is one of one node's, so no other may answer in its place.
+                    let message =
+                        "the key file is looked for on one node: name that one alone with --addresses";
+                    return Err(Failure::Usage(message.into()));
+                };
+                let status = client.seal_rekey(&Rekey { key_file }).await?;
+                format.print(&json!({"address": address, "seal": status}), || {
                     format!(
-                        "the keyring is wrapped under the seal key {}",
+                        "{address}: the keyring is wrapped under the seal key {}",
                         status.seal_key_id.as_deref().unwrap_or("?")
                     )
                 })

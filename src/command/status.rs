@@ -133,7 +133,12 @@ fn row(address: &str, answer: &Result<NodeStatus, ClientError>) -> [String; 10] 
             address.to_owned(),
             status.node_name.clone(),
             number(status.node_id),
-            if status.removed { "removed" } else { role(status.role) }.to_owned(),
+            if status.removed {
+                "removed"
+            } else {
+                role(status.role)
+            }
+            .to_owned(),
             number(status.leader_id),
             status.term.to_string(),
             number(status.applied_index),
@@ -211,7 +216,10 @@ mod tests {
         let down = || Err(ClientError::Unavailable("refused".into()));
         let hangs = || Err(ClientError::OutcomeUnknown("timed out".into()));
         let denied = || Err(ClientError::Denied("no grant".into()));
-        assert_eq!(conclusion(vec![down(), Ok(status("a")), hangs(), denied()]), Ok(()));
+        assert_eq!(
+            conclusion(vec![down(), Ok(status("a")), hangs(), denied()]),
+            Ok(())
+        );
         assert!(matches!(
             conclusion(vec![down(), down()]),
             Err(ClientError::Unavailable(_))
@@ -230,7 +238,11 @@ mod tests {
     fn a_node_with_other_grants_is_named() {
         let addresses = ["https://a:1", "https://b:1", "https://c:1"].map(str::to_owned);
         let (old, new) = ("0123456789ab", "ba9876543210");
-        let alike = [Ok(status(new)), Ok(status(new)), Err(ClientError::Other(String::new()))];
+        let alike = [
+            Ok(status(new)),
+            Ok(status(new)),
+            Err(ClientError::Other(String::new())),
+        ];
         assert_eq!(differing_grants(&addresses, &alike), None);
         let behind = [Ok(status(new)), Ok(status(old)), Ok(status(new))];
         assert_eq!(

@@ -94,8 +94,16 @@ async fn members_come_go_and_are_replaced() {
     })
     .await;
     eventually("the removed one says so itself", PATIENCE, async || {
-        let health = cluster.client_of(3).health().await.map_err(|error| error.to_string())?;
-        let status = cluster.client_of(3).status().await.map_err(|error| error.to_string())?;
+        let health = cluster
+            .client_of(3)
+            .health()
+            .await
+            .map_err(|error| error.to_string())?;
+        let status = cluster
+            .client_of(3)
+            .status()
+            .await
+            .map_err(|error| error.to_string())?;
         if health.state == HealthState::Removed && status.removed {
             Ok(())
         } else {
