@@ -218,6 +218,15 @@ pub struct ScannedDigest {
     pub running: [u8; 32],
 }
 
+/// How far a scan of one node's state is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ScanProgress {
+    /// Bytes read so far.
+    pub scanned_bytes: u64,
+    /// About how many there are.
+    pub total_bytes: u64,
+}
+
 /// The handle to a running node. Cheap to clone.
 #[derive(Clone)]
 pub struct Cluster {
@@ -348,9 +357,14 @@ impl Cluster {
             .await
     }
 
-    /// Lets every node rescan its stored state at its own pace and compares.
+    /// Lets every node rescan its stored state and compares.
     pub async fn verify(&self, deadline: Instant) -> Result<Verification, OperateError> {
         self.inner.verify(deadline).await
+    }
+
+    /// How far this node is with a verification that somebody asked for; `None`: none runs.
+    pub fn verification_progress(&self) -> Option<ScanProgress> {
+        self.inner.scrub.progress()
     }
 
     /// Reads certificates again. What cannot be read leaves the old ones in use.

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::api::conclave::messages::{
     AddMember, AuditList, AuditListRequest, ClusterMembers, ErrorBody, ErrorCode, Health, MemberChanged,
-    MemberId, Rekey, SealStatus, Status, TransferLeadership, Verification,
+    MemberId, Rekey, SealStatus, Status, TransferLeadership, Verification, Verify,
 };
 use bytes::Bytes;
 use reqwest::{
@@ -14,6 +14,7 @@ use reqwest::{
     header::{CONTENT_TYPE, HeaderMap, HeaderValue},
 };
 use serde::{Serialize, de::DeserializeOwned};
+use std::time::Duration;
 
 impl Client {
     /// How one node stands; asked of the first known node that answers at all.
@@ -80,8 +81,12 @@ impl Client {
 
     /// Lets every node rescan its stored state, and compares.
     pub async fn verify(&self) -> Result<Verification, ClientError> {
-        self.order("cluster/verify", &Nothing {}, Repetition::Harmful)
-            .await
+        // The nodes give up a little earlier than this client does, so that they say how it ended.
+        let wait = self.timeout().saturating_sub(ANSWER_TIME).max(self.timeout() / 2);
+        let request = Verify {
+            timeout_ms: u64::try_from(wait.as_millis()).ok(),
+        };
+        self.order("cluster/verify", &request, Repetition::Harmful).await
     }
 
     /// How one node's seal stands.
@@ -152,6 +157,9 @@ impl Client {
         })
     }
 }
+
+/// What a node may need for its answer once it has one.
+const ANSWER_TIME: Duration = Duration::from_secs(5);
 
 const ROOT: &str = "/conclave/v1";
 

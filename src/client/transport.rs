@@ -114,6 +114,11 @@ impl Client {
         }
     }
 
+    /// How long a request may take over all nodes and repetitions.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// The same client with another limit on a request's time.
     pub fn with_timeout(&self, timeout: Duration) -> Self {
         Self {

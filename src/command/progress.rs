@@ -22,6 +22,11 @@ impl Progress {
         Self(bar)
     }
 
+    /// Whether anybody sees it. Where nobody does, nobody needs to be asked how far it is.
+    pub fn is_shown(&self) -> bool {
+        !self.0.is_hidden()
+    }
+
     /// Says something else.
     pub fn say(&self, message: String) {
         self.0.set_message(message);

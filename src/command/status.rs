@@ -182,6 +182,10 @@ fn notes(answer: &Result<NodeStatus, ClientError>) -> Vec<String> {
             .as_ref()
             .map(|error| format!("the grants are old: {error}")),
     );
+    if let Some(progress) = status.verification {
+        let (scanned, total) = (progress.scanned_bytes, progress.total_bytes);
+        notes.push(format!("verifying: {scanned} of about {total} bytes are read"));
+    }
     if status.out_of_space {
         notes.push(format!("no space: {} bytes are free", status.free_bytes));
     }
@@ -195,17 +199,18 @@ fn notes(answer: &Result<NodeStatus, ClientError>) -> Vec<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn status(grants_digest: &str) -> NodeStatus {
+    /// A status as a node answers it.
+    pub fn status(grants_digest: &str) -> NodeStatus {
         let json = json!({
             "cluster_id": "c", "cluster_name": "dev", "node_id": 1, "node_name": "node-1", "role": "leader",
             "leader_id": 1, "term": 2, "last_log_index": 3, "committed_index": 3, "applied_index": 3,
             "snapshot_index": null, "purged_index": null, "sealed": false, "sealed_reason": null,
             "state_digest": null, "state_digest_index": null, "staleness_ms": 1, "version": "1",
             "rules_version": 1, "dev": true, "state_time_ms": 1, "clock_skew_ms": 0,
-            "clock_refuses_lead": false, "grants_digest": grants_digest, "grants_error": null,
+            "clock_refuses_lead": false, "joint": false, "grants_digest": grants_digest, "grants_error": null,
             "audit_bytes": 0, "audit_limit_bytes": 1, "free_bytes": 1, "out_of_space": false, "halted": null
         });
         serde_json::from_value(json).expect("a status")

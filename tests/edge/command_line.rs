@@ -22,7 +22,11 @@ use tokio::{
 
 #[tokio::test]
 async fn people_at_a_terminal() {
-    let cluster = TestCluster::builder().nodes(1).start().await;
+    let cluster = TestCluster::builder()
+        .nodes(1)
+        .setting("cluster.scrub_bytes_per_s", "1")
+        .start()
+        .await;
     if Command::new("script").arg("--version").output().is_err() {
         return skip("the program `script` of util-linux is missing: nothing is tried on a terminal");
     }
@@ -67,6 +71,25 @@ async fn people_at_a_terminal() {
             .output()
             .expect("it runs");
         assert_eq!(found.status.code(), Some(if expected == 0 { 3 } else { 0 }));
+    }
+
+    verified_at_a_terminal(&cluster).await;
+}
+
+/// The scrub at this pace would need many minutes; a verification has a pace of its own, and shows
+/// that it goes on.
+async fn verified_at_a_terminal(cluster: &TestCluster) {
+    for number in 0..12 {
+        let put = cluster
+            .client()
+            .put(&format!("large/{number}"), &vec![number; 1 << 20]);
+        put.await.expect("a put");
+    }
+    let arguments = ["cluster", "verify", "--wait-s", "60"];
+    let (shown, code) = Terminal::run(cluster, &arguments).await.end().await;
+    assert_eq!(code, 0, "{shown}");
+    for expected in ["every node rescans its state", "scanned", "All nodes agree."] {
+        assert!(shown.contains(expected), "{expected} is not in:\n{shown}");
     }
 }
 

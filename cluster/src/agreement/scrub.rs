@@ -2,23 +2,36 @@
 //! the time, and when `conclave cluster verify` asks. Bytes that changed by themselves in a row that
 //! nobody reads are found so.
 
-use crate::{metric_definitions, node::ScannedDigest, state::Store};
+use crate::{
+    metric_definitions,
+    node::{ScanProgress, ScannedDigest},
+    state::Store,
+};
 use conclave_raft::{
     node::RaftNode,
     runtime::{AsyncRuntime, Runtime},
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 use tokio::sync::Mutex;
 
 /// The pause between two scrubs.
 const PAUSE: Duration = Duration::from_secs(600);
 
-/// Rescans on behalf of one node, one scan at a time.
+/// How fast a verification reads, for somebody waits for it: as fast as a disk, and slower than what
+/// would take a processor for itself.
+const VERIFICATION_BYTES_PER_S: u64 = 128 * 1024 * 1024;
+
+/// Rescans on behalf of one node: one scrub at a time, and beside it one verification.
 pub(crate) struct Scrub {
     raft: RaftNode,
     store: Arc<Store>,
     bytes_per_s: u64,
-    one_at_a_time: Mutex<()>,
+    one_verification: Mutex<()>,
+    /// How far the verification is that runs.
+    progress: Arc<std::sync::Mutex<Option<ScanProgress>>>,
 }
 
 impl Scrub {
@@ -28,7 +41,8 @@ impl Scrub {
             raft,
             store,
             bytes_per_s,
-            one_at_a_time: Mutex::new(()),
+            one_verification: Mutex::new(()),
+            progress: Arc::default(),
         }
     }
 
@@ -36,7 +50,8 @@ impl Scrub {
     pub(crate) async fn run(self: Arc<Self>) {
         loop {
             tokio::time::sleep(PAUSE).await;
-            if let Err(reason) = self.scan().await.and_then(|scanned| scanned.check()) {
+            let scanned = self.scan(self.bytes_per_s, |_| {}).await;
+            if let Err(reason) = scanned.and_then(|scanned| scanned.check()) {
                 return self.halt(reason);
             }
         }
@@ -45,7 +60,13 @@ impl Scrub {
     /// Scans once. A state that cannot be read, or is not what was written, halts the node after
     /// the answer was given.
     pub(crate) async fn verify(self: Arc<Self>) -> Result<ScannedDigest, String> {
-        let scanned = self.scan().await;
+        let scanned = {
+            let _one = self.one_verification.lock().await;
+            let running = Running::begin(&self.progress, self.store.view().approximate_bytes());
+            let tell = running.teller();
+            let bytes_per_s = VERIFICATION_BYTES_PER_S.max(self.bytes_per_s);
+            self.scan(bytes_per_s, tell).await
+        };
         if let Err(reason) = scanned.clone().and_then(|scanned| scanned.check()) {
             Runtime::spawn(async move {
                 // The answer says which node it is; it should get out first.
@@ -56,14 +77,25 @@ impl Scrub {
         scanned
     }
 
-    async fn scan(&self) -> Result<ScannedDigest, String> {
-        let _one = self.one_at_a_time.lock().await;
-        let (view, bytes_per_s) = (self.store.view(), self.bytes_per_s);
+    /// How far the verification is that runs.
+    pub(crate) fn progress(&self) -> Option<ScanProgress> {
+        *self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn scan(
+        &self,
+        bytes_per_s: u64,
+        tell: impl Fn(u64) + Send + 'static,
+    ) -> Result<ScannedDigest, String> {
+        let view = self.store.view();
         // The thread ends soon after nobody waits for it any more.
         let waiting = Arc::new(());
         let waited_for = Arc::downgrade(&waiting);
         let scanned = Runtime::spawn_blocking(move || {
-            view.scan_digest(Some(bytes_per_s), || waited_for.strong_count() > 0)
+            view.scan_digest_telling(Some(bytes_per_s), |bytes| {
+                tell(bytes);
+                waited_for.strong_count() > 0
+            })
         })
         .await
         .map_err(|error| format!("the scan of the state broke off: {error}"))?
@@ -80,6 +112,37 @@ impl Scrub {
     }
 }
 
+/// A verification that runs; shown until it is dropped, however it ends.
+struct Running(Arc<std::sync::Mutex<Option<ScanProgress>>>);
+
+impl Running {
+    fn begin(shown: &Arc<std::sync::Mutex<Option<ScanProgress>>>, total_bytes: u64) -> Self {
+        *shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(ScanProgress {
+            scanned_bytes: 0,
+            total_bytes,
+        });
+        Self(shown.clone())
+    }
+
+    /// Takes how many bytes were read. Does nothing once the verification has ended.
+    fn teller(&self) -> impl Fn(u64) + Send + use<> {
+        let shown = self.0.clone();
+        move |scanned_bytes| {
+            if let Some(progress) = &mut *shown.lock().unwrap_or_else(PoisonError::into_inner) {
+                progress.scanned_bytes = scanned_bytes;
+                // The total is an estimate.
+                progress.total_bytes = progress.total_bytes.max(scanned_bytes);
+            }
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
 impl ScannedDigest {
     fn check(self) -> Result<(), String> {
         if self.scanned == self.running {
@@ -90,5 +153,31 @@ impl ScannedDigest {
             "the stored state at index {} is not what was written: a rescan gives another digest",
             self.index
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verification_shows_how_far_it_is_until_it_ends() {
+        let shown = Arc::default();
+        let running = Running::begin(&shown, 100);
+        let tell = running.teller();
+        let progress = |shown: &std::sync::Mutex<Option<ScanProgress>>| *shown.lock().unwrap();
+        tell(60);
+        assert_eq!(
+            progress(&shown),
+            Some(ScanProgress {
+                scanned_bytes: 60,
+                total_bytes: 100
+            })
+        );
+        tell(120);
+        assert_eq!(progress(&shown).map(|progress| progress.total_bytes), Some(120));
+        drop(running);
+        tell(130);
+        assert_eq!(progress(&shown), None);
     }
 }

@@ -159,6 +159,16 @@ impl Database {
             .map_err(|error| rocks_error(self.directory(), None, &error))
     }
 
+    /// About how many bytes the rows of a table have, in files and in memory.
+    pub fn approximate_bytes(&self, table: Table) -> u64 {
+        let figure = |name| {
+            let found = self.rocks.property_int_value_cf(self.family(table), name);
+            found.ok().flatten().unwrap_or(0)
+        };
+        figure(rocksdb::properties::ESTIMATE_LIVE_DATA_SIZE)
+            + figure(rocksdb::properties::CUR_SIZE_ALL_MEM_TABLES)
+    }
+
     /// RocksDB itself, for snapshots.
     pub(super) fn rocks(&self) -> &DB {
         &self.rocks

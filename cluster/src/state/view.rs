@@ -177,6 +177,15 @@ impl StateView {
         bytes_per_s: Option<u64>,
         go_on: impl Fn() -> bool,
     ) -> io::Result<Option<ScannedDigest>> {
+        self.scan_digest_telling(bytes_per_s, |_| go_on())
+    }
+
+    /// As [`Self::scan_digest`], telling now and then how many bytes were read.
+    pub fn scan_digest_telling(
+        &self,
+        bytes_per_s: Option<u64>,
+        go_on: impl Fn(u64) -> bool,
+    ) -> io::Result<Option<ScannedDigest>> {
         let mut digest = Digest::default();
         let mut pace = Pace::new(bytes_per_s);
         for table in Table::ALL.into_iter().filter(|table| table.is_digested()) {
@@ -189,7 +198,7 @@ impl StateView {
                     .cursor(table, &KeyRange::default(), Direction::Ascending, options);
             while let Some((key, value)) = cursor.next()? {
                 digest.add(table, key, value);
-                if pace.read(key.len() + value.len()) && !go_on() {
+                if pace.read(key.len() + value.len()) && !go_on(pace.bytes) {
                     return Ok(None);
                 }
             }
@@ -199,6 +208,14 @@ impl StateView {
             scanned: digest.to_bytes(),
             running: self.running_digest()?,
         }))
+    }
+
+    /// About how many bytes a scan reads, by the database's own figures.
+    pub fn approximate_bytes(&self) -> u64 {
+        let digested = Table::ALL.into_iter().filter(|table| table.is_digested());
+        digested
+            .map(|table| self.database().approximate_bytes(table))
+            .sum()
     }
 
     pub(crate) fn get<T: DeserializeOwned>(&self, table: Table, key: &[u8]) -> io::Result<Option<T>> {

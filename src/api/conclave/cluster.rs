@@ -4,7 +4,7 @@ use super::{
     errors::Failure,
     messages::{
         AddMember, ClusterMembers, ErrorCode, MemberChanged, MemberEntry, MemberId, NodeVerification,
-        TransferLeadership, Verification,
+        TransferLeadership, Verification, Verify,
     },
     routes::Checked,
     status::hexadecimal,
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 /// How long changes are waited for unless the request says.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a verification may take: every node rescans its state at its own pace.
+/// How long a verification is waited for unless the request says.
 const VERIFY_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
 pub(super) async fn members(call: &Checked<'_>) -> Result<ClusterMembers, Failure> {
@@ -97,8 +97,9 @@ pub(super) async fn transfer(call: &Checked<'_>) -> Result<MemberChanged, Failur
 }
 
 pub(super) async fn verify(call: &Checked<'_>) -> Result<Verification, Failure> {
+    let Verify { timeout_ms } = call.message()?;
     call.operate("cluster verify", Recording::Required).await?;
-    let deadline = call.operation_deadline(None, VERIFY_TIMEOUT);
+    let deadline = call.operation_deadline(timeout_ms, VERIFY_TIMEOUT);
     Ok(verdict(call.edge.cluster.verify(deadline).await?))
 }
 

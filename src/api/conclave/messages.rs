@@ -11,7 +11,7 @@
 //! | `POST /conclave/v1/cluster/remove` | [`MemberId`] | [`MemberChanged`] | `operate` |
 //! | `POST /conclave/v1/cluster/replace` | [`MemberId`] (the predecessor) | [`MemberChanged`] | `operate` |
 //! | `POST /conclave/v1/cluster/transfer` | [`TransferLeadership`] | [`MemberChanged`] (the new leader) | `operate` |
-//! | `POST /conclave/v1/cluster/verify` | – | [`Verification`] | `operate` |
+//! | `POST /conclave/v1/cluster/verify` | [`Verify`] | [`Verification`] | `operate` |
 //! | `GET /conclave/v1/seal` | – | [`SealStatus`] | `operate` |
 //! | `POST /conclave/v1/seal/retry` | – | [`SealStatus`], also of a node that stays sealed | `operate` |
 //! | `POST /conclave/v1/seal/rotate` | – | [`SealStatus`] | `operate` |
@@ -154,6 +154,9 @@ pub struct Status {
     pub clock_skew_ms: Option<i64>,
     /// Whether its clock keeps this node from leading.
     pub clock_refuses_lead: bool,
+    /// How far this node is with a verification; `None`: none runs.
+    #[serde(default)]
+    pub verification: Option<VerificationProgress>,
     /// Digest of the grants in force on this node.
     pub grants_digest: String,
     /// Why the grants could not be read the last time they should have been.
@@ -310,6 +313,23 @@ pub struct TransferLeadership {
 pub struct MemberChanged {
     /// The member that it was about; of a replacement the successor.
     pub id: u64,
+}
+
+/// Lets every node rescan its stored state.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Verify {
+    /// How long to wait, in milliseconds. Default and at most 3600000.
+    pub timeout_ms: Option<u64>,
+}
+
+/// How far a node is with a verification.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct VerificationProgress {
+    /// Bytes of its state read so far.
+    pub scanned_bytes: u64,
+    /// About how many there are.
+    pub total_bytes: u64,
 }
 
 /// What a verification found.

@@ -2,7 +2,7 @@
 
 use super::{
     errors::Failure,
-    messages::{NodeRole, Status},
+    messages::{NodeRole, Status, VerificationProgress},
     routes::Checked,
 };
 use crate::{operations::Recording, server::Edge};
@@ -50,6 +50,13 @@ fn status(edge: &Edge) -> Status {
         state_time_ms: status.state_time_ms,
         clock_skew_ms: status.clock_skew_ms,
         clock_refuses_lead: status.clock_refuses_lead,
+        verification: edge
+            .cluster
+            .verification_progress()
+            .map(|progress| VerificationProgress {
+                scanned_bytes: progress.scanned_bytes,
+                total_bytes: progress.total_bytes,
+            }),
         grants_digest: grants.digest,
         grants_error: grants.load_error,
         audit_bytes: status.audit_bytes,

@@ -129,6 +129,23 @@ fn a_scan_can_be_paced_and_stopped() {
 }
 
 #[test]
+fn a_scan_tells_how_far_it_is() {
+    let mut bench = Bench::new();
+    let mut large = put(1, 1);
+    large.value.ciphertext = vec![1; 256 * 1024].into();
+    bench.put(large);
+    let told = std::cell::Cell::new(0);
+    let view = bench.store.view();
+    view.scan_digest_telling(None, |bytes| {
+        told.set(bytes);
+        true
+    })
+    .unwrap();
+    assert!(told.get() >= 256 * 1024);
+    assert!(view.approximate_bytes() >= 256 * 1024);
+}
+
+#[test]
 fn digests_are_kept_at_intervals() {
     let mut bench = Bench::new();
     for _ in 0..DIGEST_INTERVAL * (DIGESTS_KEPT + 3) + 5 {
