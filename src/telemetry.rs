@@ -6,17 +6,10 @@ use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberI
 
 /// Installs the log for this process, on standard error.
 pub fn install(log: &LogSection) -> Result<(), String> {
-    // openraft tells each step of Raft at `info`; whoever wants that says so in `log.level`.
-    let directives = format!("openraft=warn,{}", log.level);
-    let filter = EnvFilter::try_new(directives).map_err(|error| format!("log.level: {error}"))?;
+    let filter = filter(log).map_err(|error| format!("log.level: {error}"))?;
     let is_terminal = stderr().is_terminal();
-    let human = match log.format {
-        LogFormat::Auto => is_terminal,
-        LogFormat::Human => true,
-        LogFormat::Json => false,
-    };
     let registry = tracing_subscriber::registry().with(filter);
-    let installed = if human {
+    let installed = if is_for_people(log.format, is_terminal) {
         registry
             .with(fmt::layer().with_writer(stderr).with_ansi(is_terminal))
             .try_init()
@@ -26,4 +19,39 @@ pub fn install(log: &LogSection) -> Result<(), String> {
             .try_init()
     };
     installed.map_err(|error| error.to_string())
+}
+
+/// What is logged.
+///
+/// # Errors
+/// When `log.level` is no filter.
+pub fn filter(log: &LogSection) -> Result<EnvFilter, String> {
+    // openraft tells each step of Raft at `info`; whoever wants that says so in `log.level`.
+    let directives = format!("openraft=warn,{}", log.level);
+    EnvFilter::try_new(directives).map_err(|error| error.to_string())
+}
+
+fn is_for_people(format: LogFormat, is_terminal: bool) -> bool {
+    match format {
+        LogFormat::Auto => is_terminal,
+        LogFormat::Human => true,
+        LogFormat::Json => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_is_for_people_unless_told_otherwise() {
+        for (format, on_a_terminal, elsewhere) in [
+            (LogFormat::Auto, true, false),
+            (LogFormat::Human, true, true),
+            (LogFormat::Json, false, false),
+        ] {
+            assert_eq!(is_for_people(format, true), on_a_terminal);
+            assert_eq!(is_for_people(format, false), elsewhere);
+        }
+    }
 }

@@ -1,13 +1,17 @@
 //! What `conclave config check` finds beyond syntax: missing keys, contradictions, files that
 //! cannot be used, and habits that are unsafe. The server refuses to start on any error.
 
-use super::{Config, ConfigError, Override, layers::line_at, load};
+use super::{Config, ConfigError, Override, faults::faults, layers::line_at, load};
+use crate::{server, telemetry};
+use conclave_raft::transport::tls::{CertifiedName, NodeTls, TlsFiles};
+use rustls_pki_types::{CertificateDer, pem::PemObject};
 use std::{
     fmt, fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 use toml::de::{DeTable, DeValue};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// How bad a finding is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize)]
@@ -25,9 +29,14 @@ pub struct Finding {
     pub severity: Severity,
     /// The configuration file.
     pub path: PathBuf,
-    /// The 1-based line of the key, or of its section; `None` where neither is in the file.
+    /// The 1-based line of the key, or of its section; `None` where neither is in the file, or its
+    /// value is not from there.
     pub line: Option<usize>,
-    /// The key, as `seal.key_file`; empty for a whole file that cannot be read.
+    /// Where the value is from, if not from the file: `--set api.listen`, `environment variable
+    /// CONCLAVE_API__LISTEN`.
+    pub origin: Option<String>,
+    /// The key, as `seal.key_file` or `cluster.nodes[1].address`; empty for a whole file that cannot
+    /// be read.
     pub key: String,
     /// What is wrong and what to do.
     pub message: String,
@@ -39,9 +48,10 @@ impl fmt::Display for Finding {
             Severity::Warning => "warning",
             Severity::Error => "error",
         };
-        write!(f, "{}", self.path.display())?;
-        if let Some(line) = self.line {
-            write!(f, ":{line}")?;
+        match (&self.origin, self.line) {
+            (Some(origin), _) => write!(f, "{origin}")?,
+            (None, Some(line)) => write!(f, "{}:{line}", self.path.display())?,
+            (None, None) => write!(f, "{}", self.path.display())?,
         }
         write!(f, ": {severity}: ")?;
         if !self.key.is_empty() {
@@ -55,11 +65,12 @@ impl fmt::Display for Finding {
 pub fn check(path: &Path, overrides: &[Override]) -> (Option<Config>, Vec<Finding>) {
     let text = fs::read_to_string(path).unwrap_or_default();
     match load(path, overrides) {
-        Err(error) => (None, vec![unusable(path, &error)]),
+        Err(error) => (None, unusable(path, &text, &error)),
         Ok(config) => {
             let mut checker = Checker {
                 path,
                 text: &text,
+                overrides,
                 findings: Vec::new(),
             };
             checker.check_all(&config);
@@ -68,24 +79,31 @@ pub fn check(path: &Path, overrides: &[Override]) -> (Option<Config>, Vec<Findin
     }
 }
 
-fn unusable(path: &Path, error: &ConfigError) -> Finding {
-    let (line, message) = match error {
-        ConfigError::Malformed { line, message, .. } => (Some(*line), message.clone()),
-        ConfigError::Unreadable { error, .. } => (None, error.to_string()),
-        ConfigError::Override { .. } => (None, error.to_string()),
-    };
-    Finding {
+fn unusable(path: &Path, text: &str, error: &ConfigError) -> Vec<Finding> {
+    let finding = |line, origin, message| Finding {
         severity: Severity::Error,
         path: path.to_owned(),
         line,
+        origin,
         key: String::new(),
         message,
+    };
+    match error {
+        ConfigError::Malformed { .. } => faults(text)
+            .into_iter()
+            .map(|fault| finding(Some(fault.line), None, fault.message))
+            .collect(),
+        ConfigError::Unreadable { error, .. } => vec![finding(None, None, error.to_string())],
+        ConfigError::Override { origin, message } => {
+            vec![finding(None, Some(origin.clone()), message.clone())]
+        }
     }
 }
 
 struct Checker<'a> {
     path: &'a Path,
     text: &'a str,
+    overrides: &'a [Override],
     findings: Vec<Finding>,
 }
 
@@ -97,6 +115,7 @@ impl Checker<'_> {
         self.check_seal(config);
         self.check_grants(config);
         self.check_numbers(config);
+        self.check_log(config);
     }
 
     fn check_names(&mut self, config: &Config) {
@@ -124,21 +143,19 @@ impl Checker<'_> {
             );
         }
         for (position, node) in cluster.nodes.iter().enumerate() {
+            let key = |field: &str| format!("cluster.nodes[{position}].{field}");
             if !is_name(&node.name) {
-                self.error("cluster.nodes", format!("{:?} is not a node name", node.name));
+                self.error(&key("name"), format!("{:?} is not a node name", node.name));
             }
             if !is_host_and_port(&node.address) {
-                self.error("cluster.nodes", format!("{:?} is not host:port", node.address));
+                self.error(&key("address"), format!("{:?} is not host:port", node.address));
             }
             let earlier = &cluster.nodes[..position];
-            if earlier
-                .iter()
-                .any(|other| other.name == node.name || other.address == node.address)
-            {
-                self.error(
-                    "cluster.nodes",
-                    format!("{:?} repeats a name or an address", node.name),
-                );
+            if earlier.iter().any(|other| other.name == node.name) {
+                self.error(&key("name"), format!("{:?} is there already", node.name));
+            }
+            if earlier.iter().any(|other| other.address == node.address) {
+                self.error(&key("address"), format!("{:?} is there already", node.address));
             }
         }
         if cluster
@@ -173,18 +190,19 @@ impl Checker<'_> {
                 "is not on loopback; metrics are served in clear to anybody",
             );
         }
-        for host in &config.api.allowed_hosts {
+        for (position, host) in config.api.allowed_hosts.iter().enumerate() {
             if host.is_empty() || host.contains(['/', '*', ' ']) {
-                self.error("api.allowed_hosts", format!("{host:?} is not a host name"));
+                let key = format!("api.allowed_hosts[{position}]");
+                self.error(&key, format!("{host:?} is not a host name"));
             }
         }
-        for origin in &config.api.allowed_origins {
+        for (position, origin) in config.api.allowed_origins.iter().enumerate() {
             let rest = origin
                 .strip_prefix("https://")
                 .or_else(|| origin.strip_prefix("http://"));
             if rest.is_none_or(|rest| rest.is_empty() || rest.contains(['/', '*', ' '])) {
                 self.error(
-                    "api.allowed_origins",
+                    &format!("api.allowed_origins[{position}]"),
                     format!("{origin:?} is not an origin such as https://host"),
                 );
             }
@@ -218,6 +236,13 @@ impl Checker<'_> {
                 );
             }
         }
+        if !self
+            .findings
+            .iter()
+            .any(|finding| finding.key.starts_with("tls."))
+        {
+            self.check_certificates(config);
+        }
         if let Some(client_authority) = &tls.client_authority
             && let (Ok(clients), Ok(nodes)) = (fs::read(client_authority), fs::read(&tls.node_authority))
             && clients == nodes
@@ -231,6 +256,49 @@ impl Checker<'_> {
             self.warning(
                 "tls.client_authority",
                 "is missing and Tailscale is off: nobody can be identified",
+            );
+        }
+    }
+
+    /// Loads all certificates as the listeners will.
+    fn check_certificates(&mut self, config: &Config) {
+        let tls = &config.tls;
+        let node_files = TlsFiles {
+            certificate: tls.node_certificate.clone(),
+            private_key: tls.node_private_key.clone(),
+            authority: tls.node_authority.clone(),
+        };
+        let own = CertifiedName {
+            cluster: config.cluster_name.clone(),
+            node: config.node_name.clone(),
+        };
+        let loaded = [
+            server::check_api_certificates(tls),
+            NodeTls::load(node_files, own)
+                .map(drop)
+                .map_err(|error| error.to_string()),
+        ];
+        for message in loaded.into_iter().filter_map(Result::err) {
+            // A message begins with the file that it is about.
+            let files = [
+                ("tls.api_certificate", Some(&tls.api_certificate)),
+                ("tls.api_private_key", Some(&tls.api_private_key)),
+                ("tls.client_authority", tls.client_authority.as_ref()),
+                ("tls.node_certificate", Some(&tls.node_certificate)),
+                ("tls.node_private_key", Some(&tls.node_private_key)),
+                ("tls.node_authority", Some(&tls.node_authority)),
+            ];
+            let named = files.into_iter().find(|(_, path)| {
+                path.is_some_and(|path| message.starts_with(&format!("{}:", path.display())))
+            });
+            self.error(named.map_or("tls", |(key, _)| key), message);
+        }
+        // An expired node certificate was refused above; this one the clients would refuse.
+        if let Some(false) = is_valid_now(&tls.api_certificate) {
+            let path = tls.api_certificate.display();
+            self.warning(
+                "tls.api_certificate",
+                format!("{path} has expired or is not valid yet; no client will trust it"),
             );
         }
     }
@@ -325,6 +393,12 @@ impl Checker<'_> {
                 "must be at least 65536 less than cluster.batch_bytes",
             );
         }
+        if limits.value_bytes.saturating_add(64 << 10) > cluster.proposal_queue_bytes {
+            self.error(
+                "cluster.proposal_queue_bytes",
+                "must be at least 65536 more than limits.value_bytes",
+            );
+        }
         if cluster.batch_bytes > 16 << 20 {
             self.error("cluster.batch_bytes", "must be at most 16 MiB");
         }
@@ -363,6 +437,8 @@ impl Checker<'_> {
             ("limits.header_timeout_ms", limits.header_timeout_ms),
             ("limits.body_timeout_ms", limits.body_timeout_ms),
             ("limits.request_timeout_ms", limits.request_timeout_ms),
+            ("limits.shutdown_grace_ms", limits.shutdown_grace_ms),
+            ("cluster.snapshot_log_bytes", cluster.snapshot_log_bytes),
             ("cluster.staleness_bound_ms", cluster.staleness_bound_ms),
             ("cluster.clock_skew_bound_ms", cluster.clock_skew_bound_ms),
             ("seal.reseal_bytes_per_s", config.seal.reseal_bytes_per_s),
@@ -376,6 +452,12 @@ impl Checker<'_> {
         }
     }
 
+    fn check_log(&mut self, config: &Config) {
+        if let Err(error) = telemetry::filter(&config.log) {
+            self.error("log.level", error);
+        }
+    }
+
     fn error(&mut self, key: &str, message: impl Into<String>) {
         self.add(Severity::Error, key, message.into());
     }
@@ -385,33 +467,72 @@ impl Checker<'_> {
     }
 
     fn add(&mut self, severity: Severity, key: &str, message: String) {
-        let (path, line) = (self.path.to_owned(), line_of(self.text, key));
+        let origin = origin_of(self.overrides, key);
+        let line = if origin.is_none() {
+            line_of(self.text, key)
+        } else {
+            None
+        };
         self.findings.push(Finding {
             severity,
-            path,
+            path: self.path.to_owned(),
             line,
+            origin,
             key: key.to_owned(),
             message,
         });
     }
 }
 
-/// The line of a key such as `seal.key_file`, or of its section.
+/// What laid a key, or the table or array that it lies in, over the file last.
+fn origin_of(overrides: &[Override], key: &str) -> Option<String> {
+    let covers = |laid: &str| {
+        let rest = key.strip_prefix(laid);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    };
+    overrides
+        .iter()
+        .rev()
+        .find(|laid| covers(&laid.key))
+        .map(|laid| laid.origin.clone())
+}
+
+/// The line of a key such as `seal.key_file` or `cluster.nodes[1].address`, or of the nearest thing
+/// around it.
 fn line_of(text: &str, key: &str) -> Option<usize> {
     let document = DeTable::parse(text).ok()?;
     let mut table = document.get_ref();
     let mut line = None;
     for part in key.split('.') {
+        let (part, position) = match part.strip_suffix(']').and_then(|part| part.split_once('[')) {
+            Some((part, position)) => (part, position.parse::<usize>().ok()),
+            None => (part, None),
+        };
         let Some((name, value)) = table.iter().find(|(name, _)| name.get_ref() == part) else {
             break;
         };
         line = Some(line_at(text, name.span().start));
+        let mut value = value;
+        if let (DeValue::Array(elements), Some(position)) = (value.get_ref(), position) {
+            let Some(element) = elements.get(position) else {
+                break;
+            };
+            line = Some(line_at(text, element.span().start));
+            value = element;
+        }
         let DeValue::Table(inner) = value.get_ref() else {
             break;
         };
         table = inner;
     }
     line
+}
+
+/// Whether a certificate's time has come and not passed; `None` where there is none to read.
+fn is_valid_now(path: &Path) -> Option<bool> {
+    let leaf = CertificateDer::from_pem_file(path).ok()?;
+    let (_, leaf) = X509Certificate::from_der(&leaf).ok()?;
+    Some(leaf.validity().is_valid())
 }
 
 /// Whether a node or cluster may have this name: it becomes part of a URI, a DNS label and a
@@ -443,27 +564,29 @@ fn device_of(path: &Path) -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pki::{Authority, AuthorityKind, Issued, NodeName, Validity};
     use std::os::unix::fs::PermissionsExt;
 
+    /// The findings about a file beside certificates of node `a` in cluster `conclave`.
     fn findings_of(text: &str) -> Vec<String> {
+        findings_with(text, &[])
+    }
+
+    fn findings_with(text: &str, overrides: &[Override]) -> Vec<String> {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["cert.pem", "key.pem", "other.pem", "open.pem", "seal.key"] {
+        write_certificates(folder.path());
+        for (name, content, mode) in [
+            ("seal.key", &[7; 32][..], 0o600),
+            ("garbage.pem", b"garbage", 0o600),
+            ("open.key", b"garbage", 0o644),
+        ] {
             let path = folder.path().join(name);
-            fs::write(
-                &path,
-                if name == "seal.key" {
-                    [7; 32].to_vec()
-                } else {
-                    name.as_bytes().to_vec()
-                },
-            )
-            .unwrap();
-            let mode = if name == "open.pem" { 0o644 } else { 0o600 };
+            fs::write(&path, content).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
         }
         let path = folder.path().join("node.toml");
         fs::write(&path, text).unwrap();
-        let (_, findings) = check(&path, &[]);
+        let (_, findings) = check(&path, overrides);
         let prefix = format!("{}/", folder.path().display());
         findings
             .iter()
@@ -471,18 +594,54 @@ mod tests {
             .collect()
     }
 
+    fn write_certificates(folder: &Path) {
+        let files = |name: &str| {
+            (
+                folder.join(format!("{name}.pem")),
+                folder.join(format!("{name}.key")),
+            )
+        };
+        let write = |issued: Issued, name: &str| {
+            let (certificate, key) = files(name);
+            issued.write(&certificate, &key).unwrap();
+        };
+        let (validity, hosts) = (Validity::days(1), ["127.0.0.1".to_owned()]);
+        let nodes = Authority::generate(AuthorityKind::Nodes, "conclave", validity).unwrap();
+        let clients = Authority::generate(AuthorityKind::Clients, "conclave", validity).unwrap();
+        for (authority, name) in [(&nodes, "node-ca"), (&clients, "client-ca")] {
+            let (certificate, key) = files(name);
+            authority.write(&certificate, &key).unwrap();
+        }
+        for (cluster, node, name) in [
+            ("conclave", "a", "node"),
+            ("conclave", "b", "other-node"),
+            ("elsewhere", "a", "other-cluster"),
+        ] {
+            let node = NodeName::new(cluster, node).unwrap();
+            write(nodes.issue_node(&node, &hosts, validity).unwrap(), name);
+        }
+        write(nodes.issue_api_server(&hosts, validity).unwrap(), "api");
+        write(
+            nodes.issue_api_server(&hosts, Validity::days(0)).unwrap(),
+            "expired",
+        );
+    }
+
     const GOOD: &str = r#"node_name = "a"
 data_dir = "data"
 [cluster]
 listen = "127.0.0.1:8201"
-nodes = [{ name = "a", address = "127.0.0.1:8201" }]
+nodes = [
+    { name = "a", address = "127.0.0.1:8201" },
+    { name = "b", address = "127.0.0.1:8211" },
+]
 [tls]
-api_certificate = "cert.pem"
-api_private_key = "key.pem"
-client_authority = "other.pem"
-node_certificate = "cert.pem"
-node_private_key = "key.pem"
-node_authority = "cert.pem"
+api_certificate = "api.pem"
+api_private_key = "api.key"
+client_authority = "client-ca.pem"
+node_certificate = "node.pem"
+node_private_key = "node.key"
+node_authority = "node-ca.pem"
 [seal]
 key_file = "seal.key"
 "#;
@@ -492,7 +651,7 @@ key_file = "seal.key"
         let findings = findings_of(GOOD);
         assert_eq!(findings.len(), 1, "{findings:?}");
         assert!(
-            findings[0].starts_with("node.toml:14: warning: seal.key_file: lies on"),
+            findings[0].starts_with("node.toml:17: warning: seal.key_file: lies on"),
             "{findings:?}"
         );
     }
@@ -511,19 +670,55 @@ key_file = "seal.key"
                 "node.toml:5: error: cluster.nodes: does not contain",
             ),
             (
-                "client_authority = \"other",
-                "client_authority = \"cert",
-                "node.toml:9: error: tls.client_authority: is the node CA",
+                "client_authority = \"client-ca",
+                "client_authority = \"node-ca",
+                "node.toml:12: error: tls.client_authority: is the node CA",
             ),
             (
-                "api_private_key = \"key",
+                "api_private_key = \"api",
                 "api_private_key = \"open",
-                "node.toml:8: error: tls.api_private_key:",
+                "node.toml:11: error: tls.api_private_key:",
             ),
             (
-                "api_private_key = \"key",
+                "api_private_key = \"api",
                 "api_private_key = \"gone",
-                "node.toml:8: error: tls.api_private_key:",
+                "node.toml:11: error: tls.api_private_key:",
+            ),
+            (
+                "api_private_key = \"api.key",
+                "api_private_key = \"garbage.pem",
+                "node.toml:11: error: tls.api_private_key: garbage.pem:",
+            ),
+            // A key that does not fit.
+            (
+                "api_private_key = \"api",
+                "api_private_key = \"node",
+                "node.toml:10: error: tls.api_certificate: api.pem:",
+            ),
+            (
+                "api_certificate = \"api",
+                "api_certificate = \"garbage",
+                "node.toml:10: error: tls.api_certificate: garbage.pem:",
+            ),
+            (
+                "client_authority = \"client-ca",
+                "client_authority = \"garbage",
+                "node.toml:12: error: tls.client_authority: garbage.pem:",
+            ),
+            (
+                "node_certificate = \"node",
+                "node_certificate = \"other-node",
+                "node.toml:13: error: tls.node_certificate: other-node.pem: it names",
+            ),
+            (
+                "node_certificate = \"node",
+                "node_certificate = \"other-cluster",
+                "node.toml:13: error: tls.node_certificate: other-cluster.pem: it names",
+            ),
+            (
+                "node_authority = \"node-ca",
+                "node_authority = \"client-ca",
+                "node.toml:13: error: tls.node_certificate: node.pem:",
             ),
             (
                 "listen = \"127.0.0.1:8201\"",
@@ -531,19 +726,54 @@ key_file = "seal.key"
                 "node.toml:4: error: cluster.listen: needs",
             ),
             (
+                "8211",
+                "port",
+                "node.toml:7: error: cluster.nodes[1].address: \"127.0.0.1:port\" is not",
+            ),
+            (
+                "\"b\"",
+                "\"a\"",
+                "node.toml:7: error: cluster.nodes[1].name: \"a\" is there already",
+            ),
+            (
                 "key_file = \"seal.key\"",
-                "key_file = \"open.pem\"",
-                "node.toml:14: warning: seal.key_file: open.pem can be read by others",
+                "key_file = \"open.key\"",
+                "node.toml:17: warning: seal.key_file: open.key can be read by others",
             ),
             (
                 "[seal]",
                 "[limits]\nvalue_bytes = 3000000\n[seal]",
-                "node.toml:13: error: limits.body_bytes: is too small",
+                "node.toml:16: error: limits.body_bytes: is too small",
             ),
             (
                 "[seal]",
                 "[limits]\nheader_bytes = 1\n[seal]",
-                "node.toml:14: error: limits.header_bytes: must",
+                "node.toml:17: error: limits.header_bytes: must",
+            ),
+            (
+                "[seal]",
+                "[limits]\nshutdown_grace_ms = 0\n[seal]",
+                "node.toml:17: error: limits.shutdown_grace_ms: must",
+            ),
+            (
+                "[tls]",
+                "proposal_queue_bytes = 1000000\n[tls]",
+                "node.toml:9: error: cluster.proposal_queue_bytes: must",
+            ),
+            (
+                "[tls]",
+                "snapshot_log_bytes = 0\n[tls]",
+                "node.toml:9: error: cluster.snapshot_log_bytes: must",
+            ),
+            (
+                "[seal]",
+                "[log]\nlevel = \"nonsense[[\"\n[seal]",
+                "node.toml:17: error: log.level:",
+            ),
+            (
+                "[seal]",
+                "[api]\nallowed_hosts = [\n\"a.example\",\n\"https://b/\",\n]\n[seal]",
+                "node.toml:19: error: api.allowed_hosts[1]:",
             ),
             (
                 "data_dir = \"data\"\n",
@@ -560,6 +790,45 @@ key_file = "seal.key"
                 "{expected}: {findings:?}"
             );
         }
+    }
+
+    #[test]
+    fn what_is_not_from_the_file_is_not_blamed_on_it() {
+        let laid = |key: &str, value: &str, origin: &str| Override {
+            key: key.into(),
+            value: value.into(),
+            origin: origin.into(),
+        };
+        let overrides = [
+            laid("tls.api_certificate", "seal.key", "--set tls.api_certificate"),
+            laid(
+                "cluster.nodes",
+                "[{ name = \"a\", address = \"nowhere\" }]",
+                "environment variable CONCLAVE_CLUSTER__NODES",
+            ),
+        ];
+        let findings = findings_with(GOOD, &overrides);
+        for expected in [
+            "--set tls.api_certificate: error: tls.api_certificate: seal.key:",
+            "environment variable CONCLAVE_CLUSTER__NODES: error: cluster.nodes[0].address: \"nowhere\"",
+            "node.toml:17: warning: seal.key_file: lies on",
+        ] {
+            assert!(
+                findings.iter().any(|finding| finding.starts_with(expected)),
+                "{expected}: {findings:?}"
+            );
+        }
+        let misspelt = findings_with(GOOD, &[laid("dev", "perhaps", "--set dev")]);
+        assert!(misspelt[0].starts_with("--set dev: error: dev: "), "{misspelt:?}");
+    }
+
+    #[test]
+    fn a_certificate_that_clients_would_refuse_is_a_warning() {
+        let findings = findings_of(&GOOD.replace("\"api.", "\"expired."));
+        assert!(
+            findings[0].starts_with("node.toml:10: warning: tls.api_certificate: expired.pem has expired"),
+            "{findings:?}"
+        );
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! sets `data_dir`), flags (`--set api.listen=…`). Relative paths are relative to the file's folder.
 
 mod check;
+mod faults;
 mod layers;
 mod limits;
 mod sections;

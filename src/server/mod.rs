@@ -32,3 +32,4 @@ pub use answer::Answer;
 pub use call::{BodyError, Call, Edge};
 pub use node::{ConfigSource, RunError, run};
 pub use runtime_file::RuntimeFile;
+pub(crate) use tls::check as check_api_certificates;

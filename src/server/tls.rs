@@ -56,6 +56,11 @@ impl Tls {
     }
 }
 
+/// Whether the files can be used. The error begins with the file that it is about.
+pub(crate) fn check(files: &TlsSection) -> Result<(), String> {
+    read(files).map(drop)
+}
+
 fn read(files: &TlsSection) -> Result<InUse, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let chain = certificates(&files.api_certificate)?;
