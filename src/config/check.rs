@@ -565,7 +565,10 @@ fn device_of(path: &Path) -> io::Result<u64> {
 mod tests {
     use super::*;
     use crate::pki::{Authority, AuthorityKind, Issued, NodeName, Validity};
-    use std::os::unix::fs::PermissionsExt;
+    use std::{
+        os::unix::fs::PermissionsExt,
+        time::{Duration, SystemTime},
+    };
 
     /// The findings about a file beside certificates of node `a` in cluster `conclave`.
     fn findings_of(text: &str) -> Vec<String> {
@@ -621,10 +624,12 @@ mod tests {
             write(nodes.issue_node(&node, &hosts, validity).unwrap(), name);
         }
         write(nodes.issue_api_server(&hosts, validity).unwrap(), "api");
-        write(
-            nodes.issue_api_server(&hosts, Validity::days(0)).unwrap(),
-            "expired",
-        );
+        let (now, hour) = (SystemTime::now(), Duration::from_secs(3600));
+        let past = Validity {
+            from: now - 2 * hour,
+            until: now - hour,
+        };
+        write(nodes.issue_api_server(&hosts, past).unwrap(), "expired");
     }
 
     const GOOD: &str = r#"node_name = "a"
