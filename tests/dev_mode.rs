@@ -4,7 +4,7 @@ mod support;
 
 use conclave::{
     client::{Client, Settings},
-    dev::Announcement,
+    dev::{Announcement, PortChoice, Ports},
 };
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use std::{
@@ -118,10 +118,14 @@ async fn programs_get_a_cluster_and_leave_nothing_behind() {
         "dev.json says that something runs"
     );
 
-    // Started again, it is the same cluster; --fresh makes another one.
-    let mut dev = Dev::start(&folder, &[]);
+    // Started again, it is the same cluster, also on other ports; --fresh makes another one.
+    let held = Ports::choose(PortChoice::Free, 12).expect("free ports");
+    let base = held.nodes()[0].api;
+    let mut dev = Dev::start(&folder, &["--port-base", &base.to_string()]);
     let again: Announcement = serde_json::from_str(&dev.line().await).expect("an announcement");
     assert_eq!(again.cluster_id, announcement.cluster_id);
+    assert_eq!(again.nodes[2].api, format!("https://127.0.0.1:{}", base + 20));
+    drop(held);
     assert!(client(&again, None).get("dev/name", None).await.is_ok());
     dev.interrupt().await;
     let mut dev = Dev::start(&folder, &["--fresh", "--nodes", "1"]);
@@ -166,9 +170,15 @@ struct Dev {
 
 impl Dev {
     fn start(folder: &Path, arguments: &[&str]) -> Self {
+        let free: &[&str] = if arguments.contains(&"--port-base") {
+            &[]
+        } else {
+            &["--port-base", "0"]
+        };
         let mut child = Command::new(PROGRAM)
-            .args(["dev", "--json", "--port-base", "0", "--data-dir"])
+            .args(["dev", "--json", "--data-dir"])
             .arg(folder)
+            .args(free)
             .args(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::dev::{
     Announcement, DevError, Folder, Layout, LayoutOptions, NodeProcess, PortChoice, Ports, default_folder,
-    wait_until_serving,
+    find_strays, wait_until_serving,
 };
 use clap::{Args, Subcommand};
 use futures::{StreamExt, stream::FuturesUnordered};
@@ -33,8 +33,8 @@ pub struct Dev {
     /// How many nodes a new cluster has. Default: 3
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=LayoutOptions::MOST_NODES as i64))]
     nodes: Option<u8>,
-    /// A new cluster's first port: node n (from 0) listens on N+10n (API), N+10n+1 (cluster) and
-    /// N+10n+2 (metrics). 0: free ports. Default: 8200
+    /// The first port: node n (from 0) listens on N+10n (API), N+10n+1 (cluster) and N+10n+2
+    /// (metrics). 0: free ports. Default: 8200; a cluster that is there keeps its ports
     #[arg(long, value_name = "N")]
     port_base: Option<u16>,
     /// Delete what is in the folder first. Only a folder that `conclave dev` made is touched.
@@ -67,7 +67,17 @@ impl Dev {
         // Before anything is started, so that no Ctrl-C is missed.
         let mut interrupts = signal(SignalKind::interrupt())?;
         let mut terminations = signal(SignalKind::terminate())?;
-        let folder = Folder::open(path, self.fresh)?;
+        let folder = Folder::open(path)?;
+        if let Some(stray) = find_strays(folder.path()).first() {
+            return Err(Failure::Other(format!(
+                "{} runs already, as process {pid}; stop it first: kill {pid}",
+                stray.name(),
+                pid = stray.pid()
+            )));
+        }
+        if self.fresh {
+            folder.empty()?;
+        }
         let (layout, _ports) = self.layout(&folder)?;
         let program = std::env::current_exe()?;
         let mut nodes = Vec::new();
@@ -86,7 +96,7 @@ impl Dev {
                 () = tell_of_ends(&mut nodes, &program) => {}
             }
         }
-        stop_all(&mut nodes, format).await;
+        stop_all(&mut nodes, &layout, format).await;
         // Whoever reads it now should learn that nothing runs.
         let _ = std::fs::remove_file(layout.announcement());
         announced
@@ -108,7 +118,7 @@ impl Dev {
                     "--set is for a new cluster; --fresh makes one".into(),
                 ));
             }
-            return Ok((layout, None));
+            return self.moved(layout);
         }
         let choice = match self.port_base {
             Some(0) => PortChoice::Free,
@@ -122,6 +132,25 @@ impl Dev {
             dev: true,
         };
         Ok((Layout::make(folder, &ports, &options)?, Some(ports)))
+    }
+
+    /// A cluster that is there, on other ports where these are asked for.
+    fn moved(&self, layout: Layout) -> Result<(Layout, Option<Ports>), Failure> {
+        let here: Vec<_> = layout.nodes().iter().map(|node| node.ports).collect();
+        let choice = match self.port_base {
+            None => return Ok((layout, None)),
+            // They were free when they were chosen; as long as they are, addresses stay what they were.
+            Some(0) if Ports::are_free(&here) => return Ok((layout, None)),
+            Some(0) => PortChoice::Free,
+            Some(base) => PortChoice::From(base),
+        };
+        let ports = Ports::choose(choice, here.len())?;
+        let layout = if ports.nodes() == here {
+            layout
+        } else {
+            layout.move_to(&ports)?
+        };
+        Ok((layout, Some(ports)))
     }
 }
 
@@ -155,10 +184,17 @@ async fn announce(
     let announcement = Announcement::new(layout, readiness.cluster_id, announced);
     announcement.write(&layout.announcement())?;
     match format {
-        Format::Json => write_line(&announcement.to_json()),
+        Format::Json => {
+            eprintln!("{WARNING}");
+            write_line(&announcement.to_json())
+        }
         Format::Text => write_line(&welcome(&announcement, layout, program, path)),
     }
 }
+
+/// Said at every start.
+const WARNING: &str = "WARNING: this cluster is made for development. Whoever reaches its loopback ports \
+                       without a\ncertificate is `dev` and has ALL RIGHTS, to every secret and to the cluster.";
 
 async fn end(node: &mut NodeProcess) -> String {
     let stopped = node.wait().await;
@@ -172,7 +208,8 @@ async fn tell_of_ends(nodes: &mut [NodeProcess], program: &Path) {
         .map(|node| async {
             let stopped = node.wait().await;
             format!(
-                "{} (process {}) {stopped} and stays down. Start it again with:\n  {} server --config {}",
+                "{} (process {}) {stopped} and stays down. Start it again with:\n  {} server --config {}\n\
+                 (Ctrl-C here stops that one, too.)",
                 node.name(),
                 node.pid(),
                 quoted(program),
@@ -186,14 +223,21 @@ async fn tell_of_ends(nodes: &mut [NodeProcess], program: &Path) {
     std::future::pending().await
 }
 
-async fn stop_all(nodes: &mut [NodeProcess], format: Format) {
+async fn stop_all(nodes: &mut [NodeProcess], layout: &Layout, format: Format) {
     let progress = Progress::start(format, "stopping".into());
-    futures::future::join_all(nodes.iter_mut().map(|node| node.stop(STOP_TIME))).await;
+    // Those that were started again by hand, as we said.
+    let pids: Vec<u32> = nodes.iter().map(NodeProcess::pid).collect();
+    let strays = find_strays(layout.folder())
+        .into_iter()
+        .filter(|stray| !pids.contains(&stray.pid()));
+    let others = futures::future::join_all(strays.map(|stray| stray.stop(STOP_TIME)));
+    let ours = futures::future::join_all(nodes.iter_mut().map(|node| node.stop(STOP_TIME)));
+    futures::future::join(ours, others).await;
     drop(progress);
 }
 
 fn welcome(announcement: &Announcement, layout: &Layout, program: &Path, path: &Path) -> String {
-    let mut text = format!("Cluster {} serves:\n", announcement.cluster_id);
+    let mut text = format!("{WARNING}\n\nCluster {} serves:\n", announcement.cluster_id);
     let mut line = |line: String| {
         text.push_str(&line);
         text.push('\n');

@@ -27,9 +27,8 @@ pub fn default_folder() -> Option<PathBuf> {
 }
 
 impl Folder {
-    /// Opens a folder of ours, or makes one (mode 0700) where there is none or an empty one. With
-    /// `fresh`, what is in it is deleted first; never in a folder without our mark.
-    pub fn open(path: &Path, fresh: bool) -> Result<Self, DevError> {
+    /// Opens a folder of ours, or makes one (mode 0700) where there is none or an empty one.
+    pub fn open(path: &Path) -> Result<Self, DevError> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -53,10 +52,12 @@ impl Folder {
             fs::TryLockError::WouldBlock => DevError::at(&path, "another `conclave dev` runs this cluster"),
             fs::TryLockError::Error(error) => DevError::at(&mark, error),
         })?;
-        if fresh {
-            delete_all_but_mark(&path).map_err(|error| DevError::at(&path, error))?;
-        }
         Ok(Self { path, _lock: lock })
+    }
+
+    /// Deletes what is in it. Only a folder with our mark was ever opened.
+    pub fn empty(&self) -> Result<(), DevError> {
+        delete_all_but_mark(&self.path).map_err(|error| DevError::at(&self.path, error))
     }
 
     /// The folder, absolute.
@@ -117,16 +118,17 @@ mod tests {
         let strange = outer.path().join("strange");
         fs::create_dir(&strange).expect("a folder");
         fs::write(strange.join("thesis.txt"), "years of work").expect("a file");
-        assert!(Folder::open(&strange, true).is_err());
+        assert!(Folder::open(&strange).is_err());
         assert!(strange.join("thesis.txt").exists());
 
         let ours = outer.path().join("ours");
-        drop(Folder::open(&ours, false).expect("a new folder"));
+        drop(Folder::open(&ours).expect("a new folder"));
         fs::create_dir(ours.join("node-1")).expect("a folder");
         std::os::unix::fs::symlink(&strange, ours.join("link")).expect("a link");
-        drop(Folder::open(&ours, false).expect("our folder"));
+        drop(Folder::open(&ours).expect("our folder"));
         assert!(ours.join("node-1").exists());
-        let opened = Folder::open(&ours, true).expect("our folder");
+        let opened = Folder::open(&ours).expect("our folder");
+        opened.empty().expect("our folder is emptied");
         assert!(!ours.join("node-1").exists() && !ours.join("link").exists());
         assert!(strange.join("thesis.txt").exists());
         assert_eq!(
@@ -142,17 +144,17 @@ mod tests {
     #[test]
     fn one_process_at_a_time() {
         let outer = tempfile::tempdir().expect("a temporary folder");
-        let first = Folder::open(outer.path(), false).expect("a new folder");
-        let second = Folder::open(outer.path(), false);
+        let first = Folder::open(outer.path()).expect("a new folder");
+        let second = Folder::open(outer.path());
         assert!(second.is_err_and(|error| error.0.contains("another")));
         drop(first);
-        assert!(Folder::open(outer.path(), false).is_ok());
+        assert!(Folder::open(outer.path()).is_ok());
     }
 
     #[test]
     fn a_mark_with_another_text_is_no_mark() {
         let outer = tempfile::tempdir().expect("a temporary folder");
         fs::write(outer.path().join(MARK), "").expect("a file");
-        assert!(Folder::open(outer.path(), true).is_err());
+        assert!(Folder::open(outer.path()).is_err());
     }
 }

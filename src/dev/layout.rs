@@ -96,9 +96,41 @@ impl Layout {
         Ok((!ports.is_empty()).then(|| Self::describe(folder.path(), &ports)))
     }
 
+    /// Gives the nodes other ports; none of them may run.
+    pub fn move_to(&self, ports: &Ports) -> Result<Self, DevError> {
+        let moved = Self::describe(&self.folder, ports.nodes());
+        assert_eq!(moved.nodes.len(), self.nodes.len(), "each node gets ports");
+        for node in &moved.nodes {
+            let wrong = |error: String| DevError::at(&node.config, error);
+            let text = fs::read_to_string(&node.config).map_err(|error| wrong(error.to_string()))?;
+            let mut config: Table = text.parse().map_err(|error| wrong(format!("{error}")))?;
+            let nodes: Vec<Table> = moved.nodes.iter().map(address).collect();
+            for (section, key, value) in [
+                ("api", "listen", listen(node.ports.api).into()),
+                ("cluster", "listen", listen(node.ports.cluster).into()),
+                ("cluster", "nodes", nodes.into()),
+                ("metrics", "listen", listen(node.ports.metrics).into()),
+            ] {
+                let section = config
+                    .entry(section)
+                    .or_insert_with(|| Table::new().into())
+                    .as_table_mut();
+                let section = section.ok_or_else(|| wrong(format!("{key} has no section")))?;
+                section.insert(key.to_owned(), value);
+            }
+            write_config(&node.config, &config)?;
+        }
+        Ok(moved)
+    }
+
     /// The nodes, in order.
     pub fn nodes(&self) -> &[NodeLayout] {
         &self.nodes
+    }
+
+    /// The folder that everything lies in.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// The CA that clients trust.
@@ -141,7 +173,7 @@ impl Layout {
             NodeLayout {
                 name,
                 config: own.join(CONFIG),
-                data_dir: own.join("data"),
+                data_dir: own.join(DATA),
                 log: own.join("node.log"),
                 ports: *ports,
             }
@@ -173,7 +205,8 @@ impl NodeLayout {
     }
 }
 
-const CONFIG: &str = "node.toml";
+pub(super) const CONFIG: &str = "node.toml";
+pub(super) const DATA: &str = "data";
 const CLUSTER_NAME: &str = "dev";
 const CLIENT: &str = "uri:conclave-dev://client";
 const GRANTS: &str = r#"# Principals with their grants, for all nodes. A node reads it again on SIGHUP.
@@ -184,7 +217,7 @@ const GRANTS: &str = r#"# Principals with their grants, for all nodes. A node re
 "#;
 const VALID_DAYS: u32 = 3_650;
 
-fn node_name(position: usize) -> String {
+pub(super) fn node_name(position: usize) -> String {
     format!("node-{}", position + 1)
 }
 
@@ -228,25 +261,35 @@ fn make_node(
     for (key, value) in &options.settings {
         lay_over(&mut config, key, value)?;
     }
+    write_config(&node.config, &config)
+}
+
+/// Replaces the file as a whole.
+fn write_config(path: &Path, config: &Table) -> Result<(), DevError> {
     let text = format!(
         "# Made by `conclave dev`. Start this node with: conclave server --config {CONFIG}\n\n{config}"
     );
-    fs::write(&node.config, text).map_err(|error| DevError::at(&node.config, error))
+    let new = path.with_extension("toml.new");
+    fs::write(&new, text)
+        .and_then(|()| fs::rename(&new, path))
+        .map_err(|error| DevError::at(path, error))
+}
+
+fn listen(port: u16) -> String {
+    format!("127.0.0.1:{port}")
+}
+
+/// A node in `cluster.nodes`.
+fn address(node: &NodeLayout) -> Table {
+    table([
+        ("name", node.name.clone().into()),
+        ("address", listen(node.ports.cluster).into()),
+    ])
 }
 
 fn config(layout: &Layout, node: &NodeLayout, own: &Path, dev: bool) -> Table {
-    let listen = |port: u16| format!("127.0.0.1:{port}");
     let path = |path: PathBuf| path.to_string_lossy().into_owned();
-    let nodes: Vec<Table> = layout
-        .nodes
-        .iter()
-        .map(|node| {
-            table([
-                ("name", node.name.clone().into()),
-                ("address", listen(node.ports.cluster).into()),
-            ])
-        })
-        .collect();
+    let nodes: Vec<Table> = layout.nodes.iter().map(address).collect();
     table([
         ("node_name", node.name.clone().into()),
         ("cluster_name", CLUSTER_NAME.into()),
@@ -336,7 +379,7 @@ mod tests {
     #[test]
     fn every_node_gets_a_configuration_that_can_be_used() {
         let outer = tempfile::tempdir().expect("a temporary folder");
-        let folder = Folder::open(outer.path(), false).expect("a new folder");
+        let folder = Folder::open(outer.path()).expect("a new folder");
         assert!(Layout::find(&folder).expect("an empty folder").is_none());
         let ports = Ports::choose(PortChoice::Free, 3).expect("free ports");
         let settings = vec![("cluster.election_timeout_ms".to_owned(), "700".to_owned())];
@@ -362,5 +405,19 @@ mod tests {
         }
         let found = Layout::find(&folder).expect("a layout").expect("a layout");
         assert_eq!(found.nodes(), layout.nodes());
+
+        // Elsewhere, and all else as it was.
+        let elsewhere = Ports::choose(PortChoice::Free, 3).expect("free ports");
+        let moved = found.move_to(&elsewhere).expect("the files are rewritten");
+        let found = Layout::find(&folder).expect("a layout").expect("a layout");
+        assert_eq!(found.nodes(), moved.nodes());
+        for (node, ports) in moved.nodes().iter().zip(elsewhere.nodes()) {
+            let read = config::load(&node.config, &[]).expect("a configuration");
+            assert_eq!(node.ports, *ports);
+            assert_eq!(read.cluster.election_timeout_ms, 700);
+            let own = read.own_node().expect("it is there");
+            assert_eq!(own.address, read.cluster.listen.to_string());
+            assert_eq!(read.cluster.listen.port(), ports.cluster);
+        }
     }
 }

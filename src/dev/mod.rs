@@ -10,6 +10,7 @@ mod layout;
 mod ports;
 mod process;
 mod readiness;
+mod stray;
 
 pub use announcement::{Announcement, NodeAnnouncement};
 pub use folder::{Folder, default_folder};
@@ -17,6 +18,7 @@ pub use layout::{Layout, LayoutOptions, NodeLayout};
 pub use ports::{PortChoice, Ports};
 pub use process::{NodeProcess, Stopped};
 pub use readiness::{Readiness, wait_until_serving};
+pub use stray::{Stray, find_strays};
 
 /// Why a development cluster could not be made or started. The message names the file, port or node.
 #[derive(Debug, thiserror::Error)]

@@ -45,6 +45,14 @@ impl Ports {
         }
     }
 
+    /// Whether nobody listens on any of these now.
+    pub fn are_free(ports: &[NodePorts]) -> bool {
+        ports
+            .iter()
+            .flat_map(NodePorts::all)
+            .all(|port| bind(port).is_ok())
+    }
+
     /// The nodes' ports, in order.
     pub fn nodes(&self) -> &[NodePorts] {
         &self.nodes

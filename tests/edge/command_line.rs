@@ -4,7 +4,10 @@
 //! programs get of `conclave dev` in `tests/dev_mode.rs`.)
 
 use crate::support::{PATIENCE, PROGRAM, TestCluster, eventually, skip};
-use conclave::dev::{PortChoice, Ports};
+use conclave::{
+    dev::{PortChoice, Ports},
+    server::RuntimeFile,
+};
 use rustix::{
     process::{Pid, Signal, kill_process},
     termios::{LocalModes, tcgetattr},
@@ -79,11 +82,10 @@ async fn people_at_a_terminal() {
 /// The scrub at this pace would need many minutes; a verification has a pace of its own, and shows
 /// that it goes on.
 async fn verified_at_a_terminal(cluster: &TestCluster) {
+    let client = cluster.client();
     for number in 0..12 {
-        let put = cluster
-            .client()
-            .put(&format!("large/{number}"), &vec![number; 1 << 20]);
-        put.await.expect("a put");
+        let put = client.put(&format!("large/{number}"), &[number; 1 << 20]).await;
+        put.expect("a put");
     }
     let arguments = ["cluster", "verify", "--wait-s", "60"];
     let (shown, code) = Terminal::run(cluster, &arguments).await.end().await;
@@ -294,6 +296,60 @@ async fn the_lines_of_dev_can_be_pasted() {
     assert!(ended.success(), "{ended}");
 }
 
+/// What people see of a node that is killed, and Ctrl-C as a terminal gives it: to the whole process
+/// group.
+#[tokio::test]
+async fn dev_at_a_terminal() {
+    if Command::new("script").arg("--version").output().is_err() {
+        return skip("the program `script` of util-linux is missing: nothing is tried on a terminal");
+    }
+    let outer = tempfile::tempdir().expect("a temporary folder");
+    let folder = outer.path().join("dev");
+    let arguments = ["dev", "--nodes", "1", "--port-base", "0", "--data-dir"];
+    let mut dev = Terminal::start(
+        &Command::new(PROGRAM),
+        &[&arguments[..], &[&*folder.to_string_lossy()]].concat(),
+    )
+    .await;
+    dev.wait_for("Ctrl-C stops all nodes.").await;
+    assert!(dev.shown.contains("ALL RIGHTS"), "{}", dev.shown);
+    let announced: Value =
+        serde_json::from_slice(&fs::read(folder.join("dev.json")).expect("dev.json")).expect("JSON");
+    let pid = announced["nodes"][0]["pid"].as_i64().expect("a process id");
+    let pid = Pid::from_raw(i32::try_from(pid).expect("a process id")).expect("a process id");
+    kill_process(pid, Signal::KILL).expect("the node runs");
+    dev.wait_for("stops that one, too").await;
+    let (_, after) = dev.shown.split_once("stays down.").expect("what to do");
+    let line = after.lines().nth(1).expect("a command").trim().to_owned();
+    assert!(line.contains("server --config"), "{}", dev.shown);
+    let mut again = tokio::process::Command::new("sh")
+        .args(["-c", &format!("exec {line}")])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("the shown command can be pasted");
+    let data_dir = folder.join("node-1/data");
+    eventually("the node runs again", PATIENCE, async || {
+        let runtime = RuntimeFile::read(&data_dir).map_err(|error| error.to_string())?;
+        if Some(runtime.pid) == again.id() {
+            Ok(())
+        } else {
+            Err(format!("{runtime:?}"))
+        }
+    })
+    .await;
+    dev.interrupt().await;
+    let (shown, code) = dev.end().await;
+    assert_eq!(code, 0, "{shown}");
+    let ended = tokio::time::timeout(PATIENCE, again.wait())
+        .await
+        .expect("it is stopped, too")
+        .expect("it ends");
+    assert!(ended.success(), "{ended}");
+    assert!(!data_dir.join("runtime.json").exists(), "it stopped in order");
+}
+
 /// With nothing but `conclave pki` and `conclave seal generate-key`, a node that is no dev cluster.
 #[tokio::test]
 async fn files_of_pki_make_a_node() {
@@ -396,12 +452,17 @@ struct Terminal {
 
 impl Terminal {
     async fn run(cluster: &TestCluster, arguments: &[&str]) -> Self {
+        Self::start(&cluster.command(), arguments).await
+    }
+
+    /// With the variables of a command.
+    async fn start(environment: &Command, arguments: &[&str]) -> Self {
         let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
         let words: Vec<String> = arguments.iter().map(|argument| quoted(argument)).collect();
         let line = format!("tty && exec {} {}", quoted(PROGRAM), words.join(" "));
         let mut command = Command::new("script");
         command.args(["-q", "-e", "-c", &line, "/dev/null"]);
-        for (name, value) in cluster.command().get_envs() {
+        for (name, value) in environment.get_envs() {
             match value {
                 Some(value) => command.env(name, value),
                 None => command.env_remove(name),
@@ -442,6 +503,12 @@ impl Terminal {
             .expect("script runs");
         self.shown.push_str(&String::from_utf8_lossy(&bytes[..count]));
         count > 0
+    }
+
+    /// Types Ctrl-C.
+    async fn interrupt(&mut self) {
+        self.input.write_all(b"\x03").await.expect("script reads");
+        self.input.flush().await.expect("script reads");
     }
 
     async fn answer(&mut self, question: &str, answer: &str) {

@@ -163,7 +163,7 @@ impl Builder {
             .prefix("conclave-test-")
             .tempdir()
             .expect("a temporary folder");
-        let folder = Folder::open(directory.path(), false).expect("a new folder");
+        let folder = Folder::open(directory.path()).expect("a new folder");
         let ports = Ports::choose(PortChoice::Free, self.options.nodes).expect("free ports");
         let layout = Layout::make(&folder, &ports, &self.options).expect("the files of a cluster");
         let mut file = OpenOptions::new()
