@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn every_key_is_in_the_document() {
+    fn every_key_is_in_the_document_with_unit_and_default() {
         let document = include_str!("../../docs/configuration.md");
         let mut config = Config::default();
         config.cluster.advertise = Some(String::new());
@@ -264,20 +264,56 @@ mod tests {
         config.grants.file = Some(PathBuf::new());
         let table: toml::Table = toml::from_str(&toml::to_string(&config).unwrap()).unwrap();
         for (name, value) in table {
-            let (heading, keys) = match value {
-                toml::Value::Table(section) => {
-                    (format!("## `[{name}]`\n"), section.keys().cloned().collect())
-                }
-                _ => ("## Outside of sections\n".to_owned(), vec![name]),
+            let (heading, keys): (String, Vec<(String, toml::Value)>) = match value {
+                toml::Value::Table(section) => (format!("## `[{name}]`\n"), section.into_iter().collect()),
+                value => ("## Outside of sections\n".to_owned(), vec![(name, value)]),
             };
             let section = document
                 .split_once(&heading)
                 .unwrap_or_else(|| panic!("{heading}"))
                 .1;
             let section = section.split("\n## ").next().unwrap();
-            for key in keys {
-                assert!(section.contains(&format!("\n| `{key}` | ")), "{heading} {key}");
+            for (key, value) in keys {
+                let row = section
+                    .lines()
+                    .find(|line| line.starts_with(&format!("| `{key}` | ")))
+                    .unwrap_or_else(|| panic!("{heading} {key}"));
+                let tells = defaults_as_written(&value)
+                    .iter()
+                    .any(|written| row.to_lowercase().contains(written));
+                assert!(tells, "its default {value} is not in: {row}");
+                let unit = [
+                    ("_ms", "milliseconds"),
+                    ("_bytes", "ytes"),
+                    ("_per_s", "per second"),
+                ];
+                for (ending, unit) in unit {
+                    assert!(
+                        !key.ends_with(ending) || row.contains(unit),
+                        "no {unit} in: {row}"
+                    );
+                }
             }
+        }
+    }
+
+    /// The ways, in lower case, in which a row may tell a default.
+    fn defaults_as_written(value: &toml::Value) -> Vec<String> {
+        match value {
+            toml::Value::Integer(number) => {
+                let units = [(0, ""), (10, " kib"), (20, " mib"), (30, " gib")];
+                let whole = units.iter().filter(|(bits, _)| number % (1 << bits) == 0);
+                whole
+                    .map(|(bits, unit)| format!("default {}{unit}", number >> bits))
+                    .collect()
+            }
+            toml::Value::Boolean(flag) => vec![format!("default {flag}")],
+            toml::Value::String(text) if !text.is_empty() => {
+                vec![format!("default `{text}`"), format!("`{text}` (default")]
+            }
+            _ => ["required.", "default none", "default:"]
+                .map(str::to_owned)
+                .into(),
         }
     }
 

@@ -84,6 +84,26 @@ mod tests {
     }
 
     #[test]
+    fn every_state_is_in_the_document() {
+        let document = include_str!("../../../docs/command.md");
+        for state in [
+            HealthState::Leader,
+            HealthState::Follower,
+            HealthState::Learner,
+            HealthState::Clock,
+            HealthState::Removed,
+            HealthState::Halted,
+            HealthState::Sealed,
+            HealthState::NoQuorum,
+            HealthState::NoSpace,
+        ] {
+            let word = serde_json::to_value(state).unwrap();
+            let row = format!("| {} | `{}` | ", state.http_status(), word.as_str().unwrap());
+            assert!(document.contains(&row), "{row}");
+        }
+    }
+
+    #[test]
     fn a_leader_that_nobody_hears_is_none() {
         let status = ClusterStatus {
             quorum_lost: true,
