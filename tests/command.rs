@@ -7,7 +7,7 @@ use std::{
     io::Write,
     process::{Command, Output, Stdio},
 };
-use support::TestCluster;
+use support::{PATIENCE, TestCluster, eventually, setec::Setec};
 
 #[tokio::test]
 async fn values_are_exact_and_exit_codes_distinct() {
@@ -202,6 +202,63 @@ async fn values_are_exact_and_exit_codes_distinct() {
     let before = cluster.leader().await;
     succeed(run(&["cluster", "transfer"], b""));
     assert_ne!(cluster.leader().await, before);
+}
+
+/// From the configuration to the answer: at the limit of the audit log no value leaves any more, and
+/// all else goes on.
+#[tokio::test]
+async fn a_full_audit_log_refuses_disclosures_where_that_was_chosen() {
+    let cluster = TestCluster::builder()
+        .nodes(1)
+        .setting("audit.limit_bytes", "16384")
+        .setting("audit.at_limit", "refuse-disclosures")
+        .start()
+        .await;
+    let caller = Setec::administrator(&cluster);
+    caller.put("app/a", b"value").await;
+    let refused = eventually("the audit log is full", PATIENCE, async || {
+        let answer = caller.json("get", json!({"Name": "app/a"})).await;
+        if answer.status == 200 {
+            Err(String::from_utf8_lossy(&answer.body).into_owned())
+        } else {
+            Ok(answer)
+        }
+    })
+    .await;
+    assert_eq!(refused.status, 500, "{refused:?}");
+    assert_eq!(refused.headers["retry-after"], "30");
+    let said = String::from_utf8_lossy(&refused.body);
+    assert!(said.contains("audit log is full"), "{said}");
+    let status = cluster.status(0).await.expect("it answers");
+    assert_eq!(status.audit_limit_bytes, 16_384);
+    assert!(status.audit_bytes >= 16_384, "{status:?}");
+    caller.put("app/b", b"value").await;
+    let mut get = cluster.command();
+    get.env("CONCLAVE_TIMEOUT_S", "1");
+    assert_eq!(code(&run(get, &["get", "app/a"], b"")), 6);
+    succeed(run(cluster.command(), &["audit", "list"], b""));
+}
+
+/// JSON into a file, for people on request.
+#[tokio::test]
+async fn logs_are_json_lines_unless_told_otherwise() {
+    for (format, expected) in [("auto", true), ("human", false)] {
+        let cluster = TestCluster::builder()
+            .nodes(1)
+            .setting("log.format", format)
+            .start()
+            .await;
+        let log = std::fs::read_to_string(&cluster.node(0).log).expect("a log");
+        let listening = log.lines().find(|line| line.contains("listening"));
+        let line = listening.unwrap_or_else(|| panic!("it says that it listens:\n{log}"));
+        match serde_json::from_str::<Value>(line) {
+            Ok(value) => assert!(
+                expected && value["level"] == "INFO" && value["node"] == "node-1",
+                "{value}"
+            ),
+            Err(_) => assert!(!expected && line.contains("INFO"), "{line}"),
+        }
+    }
 }
 
 #[test]

@@ -2,7 +2,10 @@
 
 mod support;
 
-use std::{path::Path, process::Command};
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
 use support::{TestCluster, skip};
 
 #[tokio::test]
@@ -24,28 +27,44 @@ async fn the_upstream_client_works() {
     let cluster = TestCluster::builder().nodes(3).start().await;
     // Whichever node the Go client talks to, the leader included.
     for node in 0..cluster.len() {
-        let administrator = cluster.administrator();
-        let mut command = Command::new("go");
-        command
-            .args(["test", "-count=1", "-v", "./..."])
-            .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/setec-go"))
+        let mut environment = cluster.command();
+        environment
             .env("CONCLAVE_ADDRESSES", cluster.api(node))
             // Numbers are never used twice at a name, so each run has names of its own.
-            .env("CONCLAVE_INTEROP_PREFIX", format!("node-{node}/"))
-            .env("CONCLAVE_CA", cluster.layout().authority())
-            .env("CONCLAVE_CLIENT_CERT", administrator.certificate)
-            .env("CONCLAVE_CLIENT_KEY", administrator.key);
-        let output = tokio::task::spawn_blocking(move || command.output())
-            .await
-            .expect("the task ends")
-            .expect("go runs");
+            .env("CONCLAVE_INTEROP_PREFIX", format!("node-{node}/"));
+        let tested = go(&environment, &["test", "-count=1", "-v", "./..."]).await;
         assert!(
-            output.status.success(),
+            tested.status.success(),
             "node {node}:\n{}{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
+            String::from_utf8_lossy(&tested.stdout),
+            String::from_utf8_lossy(&tested.stderr)
         );
     }
+
+    // The program of the README's tour.
+    let value = b"s3cret".as_slice();
+    cluster.client().put("tour", value).await.expect("a put");
+    let tour = go(&cluster.command(), &["run", "./tour", "tour"]).await;
+    assert!(tour.status.success(), "{tour:?}");
+    assert_eq!(String::from_utf8_lossy(&tour.stdout), "version 1: s3cret\n");
+}
+
+/// Runs `go` in the client's module, with the variables of a command.
+async fn go(environment: &Command, arguments: &[&str]) -> Output {
+    let mut command = Command::new("go");
+    command
+        .args(arguments)
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/setec-go"));
+    for (name, value) in environment.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    tokio::task::spawn_blocking(move || command.output())
+        .await
+        .expect("the task ends")
+        .expect("go runs")
 }
 
 const GO_MODULE: &str = include_str!("interop/setec-go/go.mod");

@@ -302,7 +302,7 @@ mod tests {
         match value {
             toml::Value::Integer(number) => {
                 let units = [(0, ""), (10, " kib"), (20, " mib"), (30, " gib")];
-                let whole = units.iter().filter(|(bits, _)| number % (1 << bits) == 0);
+                let whole = units.iter().filter(|(bits, _)| number % (1_i64 << bits) == 0);
                 whole
                     .map(|(bits, unit)| format!("default {}{unit}", number >> bits))
                     .collect()
