@@ -23,13 +23,14 @@ use crate::{
 };
 use conclave_raft::{
     identity::{ClusterId, RaftId},
-    node::{RaftNode, RaftStatus},
+    node::{RaftNode, RaftStatus, SnapshotProgress},
     storage::space::SpaceProbe,
 };
 use joins::Joins;
 use peer_message::MemberOperation;
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex},
@@ -365,6 +366,11 @@ impl Cluster {
     /// How far this node is with a verification that somebody asked for; `None`: none runs.
     pub fn verification_progress(&self) -> Option<ScanProgress> {
         self.inner.scrub.progress()
+    }
+
+    /// How far the snapshots are that this node sends now, by receiver.
+    pub fn snapshots_sent(&self) -> BTreeMap<RaftId, SnapshotProgress> {
+        self.inner.raft.snapshots_sent()
     }
 
     /// Reads certificates again. What cannot be read leaves the old ones in use.

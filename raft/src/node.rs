@@ -9,6 +9,7 @@ mod options;
 mod proposing;
 mod status;
 
+pub use crate::transport::snapshots_sent::SnapshotProgress;
 pub use options::{RaftOptions, StartError};
 
 use self::core::Core;
@@ -383,6 +384,11 @@ impl RaftNode {
         if let Some(raft) = core.running() {
             raft.runtime_config().elect(may_lead);
         }
+    }
+
+    /// How far the snapshots are that this node sends now, by receiver.
+    pub fn snapshots_sent(&self) -> BTreeMap<RaftId, SnapshotProgress> {
+        self.inner.transport.snapshots_sent.running()
     }
 
     /// Reads the certificates again, for connections that are made from now on.

@@ -363,9 +363,12 @@ async fn statuses(client: &Client) -> Vec<Status> {
         .collect()
 }
 
+fn mebibytes(bytes: u64) -> u64 {
+    bytes.div_ceil(1 << 20)
+}
+
 /// How far each node is with a verification.
 fn scanned(statuses: &[Status]) -> Option<String> {
-    let mebibytes = |bytes: u64| bytes.div_ceil(1 << 20);
     let lines: Vec<String> = statuses
         .iter()
         .filter_map(|status| {
@@ -390,7 +393,11 @@ fn behind(members: &ClusterMembers) -> Option<String> {
     let learners = members.members.iter().filter(|member| !member.voter);
     let lines: Vec<String> = learners
         .map(|member| {
-            let entries = furthest - member.matched_index.unwrap_or(0);
+            if let (Some(sent), Some(total)) = (member.snapshot_sent_bytes, member.snapshot_total_bytes) {
+                let (sent, total) = (mebibytes(sent), mebibytes(total));
+                return format!("{} got {sent} of {total} MiB of a snapshot", member.name);
+            }
+            let entries = furthest.saturating_sub(member.matched_index.unwrap_or(0));
             format!("{} is {entries} entries behind", member.name)
         })
         .collect();
@@ -451,6 +458,8 @@ mod tests {
             voter: false,
             matched_index,
             last_acknowledged_ms: None,
+            snapshot_sent_bytes: None,
+            snapshot_total_bytes: None,
         };
         let leader = MemberEntry {
             id: 1,
@@ -472,6 +481,15 @@ mod tests {
         assert_eq!(
             behind(&members(learner(None))).as_deref(),
             Some("node-4 is 100 entries behind")
+        );
+        let receiving = MemberEntry {
+            snapshot_sent_bytes: Some(3 << 20),
+            snapshot_total_bytes: Some(40 << 20),
+            ..learner(None)
+        };
+        assert_eq!(
+            behind(&members(receiving)).as_deref(),
+            Some("node-4 got 3 of 40 MiB of a snapshot")
         );
 
         let status = |scanned_bytes: Option<u64>| {

@@ -25,6 +25,7 @@ pub(crate) mod raft_network;
 pub(crate) mod receiving_snapshot;
 pub(crate) mod sending_snapshot;
 pub(crate) mod server;
+pub(crate) mod snapshots_sent;
 pub mod tls;
 
 use crate::{identity::RaftId, runtime::Runtime};
@@ -32,6 +33,7 @@ use acknowledged::Acknowledgements;
 use greeting::Lane;
 use host::Host;
 use multiplexed::Link;
+use snapshots_sent::SnapshotsSent;
 use std::{
     collections::BTreeMap,
     future::Future,
@@ -59,6 +61,8 @@ pub(crate) struct Transport {
     pub host: Arc<dyn Host>,
     /// What peers acknowledged.
     pub acknowledged: Acknowledgements,
+    /// How far the snapshots are that are being sent.
+    pub snapshots_sent: SnapshotsSent,
     links: Mutex<BTreeMap<(Target, Lane), Link>>,
     tasks: TaskTracker,
     stopping: CancellationToken,
@@ -70,6 +74,7 @@ impl Transport {
             tls,
             host,
             acknowledged: Acknowledgements::default(),
+            snapshots_sent: SnapshotsSent::default(),
             links: Mutex::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),

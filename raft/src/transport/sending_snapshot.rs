@@ -6,6 +6,7 @@ use super::{
     connection::{Connection, dial},
     greeting::Lane,
     messages::{SnapshotAnswer, SnapshotFrame, unreachable},
+    snapshots_sent::Sending,
 };
 use crate::{
     runtime::Runtime,
@@ -39,9 +40,11 @@ pub(crate) async fn send(
     let connection = dial(transport, target, Lane::Snapshot)
         .await
         .map_err(unreachable)?;
+    let total_bytes = snapshot.snapshot.files().iter().map(|file| file.size_bytes).sum();
     let mut conversation = Conversation {
         connection,
         step_deadline,
+        sending: transport.snapshots_sent.begin(target.raft_id, total_bytes),
     };
     conversation.send(vote, snapshot).await.map_err(unreachable)
 }
@@ -49,6 +52,7 @@ pub(crate) async fn send(
 struct Conversation {
     connection: Connection,
     step_deadline: Duration,
+    sending: Sending,
 }
 
 impl Conversation {
@@ -109,6 +113,7 @@ impl Conversation {
             whole = crc32c::crc32c_append(whole, &chunk);
             let checksum = crc32c::crc32c(&chunk);
             self.step(&SnapshotFrame::Chunk { checksum }, chunk).await?;
+            self.sending.sent(length as u64);
         }
         Ok(whole)
     }

@@ -22,7 +22,10 @@ const VERIFY_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 pub(super) async fn members(call: &Checked<'_>) -> Result<ClusterMembers, Failure> {
     call.operate("cluster list", Recording::WhenPossible).await?;
     let raft = call.edge.cluster.status().borrow().raft.clone();
+    let snapshots = call.edge.cluster.snapshots_sent();
     let shown = |(id, member): (&RaftId, &conclave_raft::node::Member)| MemberEntry {
+        snapshot_sent_bytes: snapshots.get(id).map(|progress| progress.sent_bytes),
+        snapshot_total_bytes: snapshots.get(id).map(|progress| progress.total_bytes),
         id: id.0,
         name: member.record.name.clone(),
         address: member.record.address.clone(),

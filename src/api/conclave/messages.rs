@@ -274,6 +274,12 @@ pub struct MemberEntry {
     pub matched_index: Option<u64>,
     /// Known on the leader only: milliseconds since it last acknowledged anything.
     pub last_acknowledged_ms: Option<u64>,
+    /// While the node that is asked sends it a snapshot: bytes of it that arrived.
+    #[serde(default)]
+    pub snapshot_sent_bytes: Option<u64>,
+    /// While the node that is asked sends it a snapshot: bytes that it has.
+    #[serde(default)]
+    pub snapshot_total_bytes: Option<u64>,
 }
 
 /// Adds a node.
