@@ -492,8 +492,7 @@ fn origin_of(overrides: &[Override], key: &str) -> Option<String> {
     };
     overrides
         .iter()
-        .rev()
-        .find(|laid| covers(&laid.key))
+        .rfind(|laid| covers(&laid.key))
         .map(|laid| laid.origin.clone())
 }
 

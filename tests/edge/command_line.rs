@@ -83,8 +83,10 @@ async fn people_at_a_terminal() {
 /// that it goes on.
 async fn verified_at_a_terminal(cluster: &TestCluster) {
     let client = cluster.client();
+    let mut value = vec![0; 1 << 20];
     for number in 0..12 {
-        let put = client.put(&format!("large/{number}"), &[number; 1 << 20]).await;
+        value.fill(number);
+        let put = client.put(&format!("large/{number}"), &value).await;
         put.expect("a put");
     }
     let arguments = ["cluster", "verify", "--wait-s", "60"];
