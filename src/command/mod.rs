@@ -120,7 +120,11 @@ fn is_complaint(error: &clap::Error) -> bool {
 
 /// clap's first lines, without its advice on usage.
 fn sentence(error: &clap::Error) -> String {
-    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+    let without_command = [
+        ErrorKind::MissingSubcommand,
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand,
+    ];
+    if without_command.contains(&error.kind()) {
         return "a command is missing".to_owned();
     }
     let text = error.to_string();
