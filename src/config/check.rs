@@ -670,7 +670,7 @@ key_file = "seal.key"
             ),
             (
                 "\"a\"\ndata",
-                "\"b\"\ndata",
+                "\"c\"\ndata",
                 "node.toml:5: error: cluster.nodes: does not contain",
             ),
             (
