@@ -32,7 +32,7 @@ use openraft::{
     errors::{LinearizableReadError, RaftError},
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::TcpListener,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -166,6 +166,9 @@ pub struct RaftStatus {
     pub purged_index: Option<u64>,
     /// Every member of the effective membership.
     pub members: BTreeMap<RaftId, Member>,
+    /// The sets of voters, each of which decides by a majority of its own: one, or two while a change
+    /// of the membership is between its two steps.
+    pub voter_sets: Vec<BTreeSet<RaftId>>,
     /// Whether free space is below the reserve (proposals and appends with entries are refused).
     pub out_of_space: bool,
     /// Set once when the node has halted, with the reason. Nothing works after that.
@@ -173,6 +176,14 @@ pub struct RaftStatus {
     /// Whether it halted because its disk is older than what it acknowledged. The directory is
     /// marked: started again, the node sets its data aside and joins as a new incarnation.
     pub reverted: bool,
+}
+
+impl RaftStatus {
+    /// Whether a change of the membership is between its two steps: the old voters and the new ones
+    /// both decide, each by a majority of their own.
+    pub fn joint(&self) -> bool {
+        self.voter_sets.len() > 1
+    }
 }
 
 /// Why a change of membership was refused.
@@ -220,8 +231,6 @@ struct Inner {
     core: Arc<Core>,
     transport: Arc<Transport>,
     proposals: mpsc::Sender<proposing::Queued>,
-    /// One change of membership at a time.
-    changing: tokio::sync::Mutex<()>,
 }
 
 impl RaftNode {
@@ -249,7 +258,6 @@ impl RaftNode {
                 core,
                 transport,
                 proposals,
-                changing: tokio::sync::Mutex::default(),
             }),
         })
     }
@@ -354,7 +362,7 @@ impl RaftNode {
         deadline: Instant,
     ) -> Result<(), MembershipError> {
         let changing = async {
-            let _one_at_a_time = self.inner.changing.lock().await;
+            let _one_at_a_time = self.inner.core.changing.lock().await;
             membership::change(&self.inner.core, change).await
         };
         timeout_at(deadline, changing).await.unwrap_or_else(|_| {

@@ -4,7 +4,7 @@ mod support;
 
 use bytes::Bytes;
 use conclave_raft::{
-    node::{MembershipChange, MembershipError, ProposeError, Role},
+    node::{MembershipChange, MembershipError, ProposeError, RaftStatus, Role},
     storage::snapshot_policy::SnapshotPolicyOptions,
 };
 use std::time::Duration;
@@ -238,5 +238,57 @@ async fn full_disks_take_what_frees_them() {
     assert!(matches!(refused, Err(ProposeError::NoSpace)), "{refused:?}");
     let freed = cluster.propose("free everything").await;
     cluster.applied_everywhere(freed.position.index).await;
+    cluster.stop().await;
+}
+
+/// A leader dies between the two steps of a change: the next one finishes it, by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_that_was_left_between_its_steps_is_finished() {
+    let mut cluster = three_and_a_waiting_one().await;
+    cluster.admit();
+    cluster.start("n4").await;
+    let joined = cluster
+        .wait("n4", "an id", |status| status.raft_id.is_some())
+        .await;
+    let raft_id = joined.raft_id.unwrap();
+    let applied = cluster.propose("a").await;
+    cluster.applied("n4", applied.position.index).await;
+
+    // Disks that take nothing at all keep the first step from being committed.
+    let leader = cluster.leader().await;
+    let mut others = ["n1", "n2", "n3"].to_vec();
+    others.retain(|name| *name != leader);
+    for name in &others {
+        cluster.node(name).raft.set_may_lead(false);
+        cluster.free_space(name, 100);
+        cluster
+            .wait(name, "a full disk", |status| status.out_of_space)
+            .await;
+    }
+    let node = cluster.node(&leader).raft.clone();
+    let promoting = tokio::spawn(async move {
+        node.change_membership(MembershipChange::Promote { raft_id }, soon())
+            .await
+    });
+    cluster.wait(&leader, "the first step", RaftStatus::joint).await;
+    cluster.kill(&leader).await;
+    assert!(promoting.await.unwrap().is_err());
+
+    // Only the node that has the first step is elected. Nobody asks it for the second.
+    for name in &others {
+        cluster.free_space(name, 1_000_000);
+        cluster
+            .wait(name, "some space", |status| !status.out_of_space)
+            .await;
+    }
+    cluster.start(&leader).await;
+    for name in ["n1", "n2", "n3", "n4"] {
+        let status = cluster
+            .wait(name, "the second step", |status| {
+                !status.joint() && status.members.get(&raft_id).is_some_and(|member| member.voter)
+            })
+            .await;
+        assert_eq!(status.voter_sets[0].len(), 4, "{name}");
+    }
     cluster.stop().await;
 }

@@ -186,6 +186,9 @@ fn notes(answer: &Result<NodeStatus, ClientError>) -> Vec<String> {
         let (scanned, total) = (progress.scanned_bytes, progress.total_bytes);
         notes.push(format!("verifying: {scanned} of about {total} bytes are read"));
     }
+    if status.joint {
+        notes.push("a change of the membership is between its two steps".to_owned());
+    }
     if status.out_of_space {
         notes.push(format!("no space: {} bytes are free", status.free_bytes));
     }

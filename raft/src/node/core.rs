@@ -41,6 +41,8 @@ pub(crate) struct Core {
     pub options: RaftOptions,
     /// Held while the identity takes a step.
     pub forming: tokio::sync::Mutex<()>,
+    /// Held while the membership is changed: one change at a time.
+    pub changing: tokio::sync::Mutex<()>,
     /// What is published.
     pub status: watch::Sender<RaftStatus>,
     /// Whether it may stand for election.
@@ -70,6 +72,7 @@ impl Core {
         Arc::new(Self {
             options,
             forming: tokio::sync::Mutex::default(),
+            changing: tokio::sync::Mutex::default(),
             status: watch::Sender::default(),
             may_lead: AtomicBool::new(true),
             space,

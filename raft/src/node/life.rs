@@ -200,6 +200,7 @@ async fn form_and_run(core: &Arc<Core>, transport: &Arc<Transport>) -> io::Resul
         Arc::clone(transport),
         raft.clone(),
     ));
+    transport.spawn(super::membership::finish_changes(Arc::clone(core)));
     transport.spawn(super::membership::leave_full_disks(Arc::clone(core)));
     let opened = core.opened()?;
     transport.spawn(snapshot_policy::run(

@@ -2,14 +2,19 @@
 //!
 //! Each change is decided on one effective membership and proposed only while that is still the one
 //! and this node still leads in the same term. A change after which the voters that answer would be
-//! no quorum is refused before it is proposed.
+//! no quorum, of the old set or of the new, is refused before it is proposed.
+//!
+//! A change of voters has two steps (Raft dissertation, section 4.3): a joint membership, in which the
+//! old voters and the new ones both decide, and then the new one alone. Whoever proposed the first
+//! step proposes the second; if its leadership ended in between, the next leader finishes what it
+//! finds, before anything else is changed. Else a voter that is gone for good would go on counting.
 
 use super::{Member, MembershipChange, MembershipError, RaftStatus, Role, core::Core};
 use crate::{
     identity::RaftId,
     runtime::Runtime,
     storage::space::SpaceLevel,
-    types::{CommittedLeaderId, Metrics},
+    types::{CommittedLeaderId, Metrics, Raft},
 };
 use openraft::{
     AsyncRuntime, ChangeMembers, Precondition,
@@ -21,34 +26,96 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 /// A learner that is so many entries behind, or fewer, has caught up.
 const CAUGHT_UP_ENTRIES: u64 = 256;
 
 type Changes = ChangeMembers<u64, crate::identity::NodeRecord>;
 
-/// Applies one change and waits until it is committed.
+/// Applies one change and waits until it is committed. `core.changing` is to be held.
 pub(super) async fn change(core: &Arc<Core>, change: MembershipChange) -> Result<(), MembershipError> {
     let raft = core
         .running()
         .ok_or(MembershipError::NotLeader { leader: None })?;
     let patience = Instant::now() + core.options.election_timeout * 4;
     let mut status = core.status.subscribe();
-    let (metrics, changes) = loop {
+    loop {
         let metrics = raft.metrics().borrow_watched().clone();
-        match View::of(core, &metrics)?.decide(change.clone()) {
-            Ok(Some(changes)) => break (metrics, changes),
-            Ok(None) => return Ok(()),
-            // Whoever is late for a moment is not gone: look again before refusing.
-            Err(MembershipError::WouldLoseQuorum(_) | MembershipError::NotCaughtUp { .. })
-                if Instant::now() < patience =>
+        let view = View::of(core, &metrics)?;
+        let tried = if view.is_joint() {
+            finish(&raft, &metrics, &view).await.map(|()| None)
+        } else {
+            view.decide(change.clone()).map(Some)
+        };
+        match tried {
+            Ok(Some(Some(changes))) => return propose(&raft, &metrics, changes).await,
+            Ok(Some(None)) => return Ok(()),
+            // An earlier change is finished; what is published may be a moment behind.
+            Ok(None) => {
+                let _ = timeout_at(patience, status.changed()).await;
+            }
+            // Whoever is late for a moment is not gone, and what was just proposed is not committed
+            // yet: look again before refusing.
+            Err(error)
+                if Instant::now() >= patience || matches!(error, MembershipError::NotLeader { .. }) =>
             {
+                return Err(error);
+            }
+            Err(
+                MembershipError::WouldLoseQuorum(_)
+                | MembershipError::NotCaughtUp { .. }
+                | MembershipError::Unfinished(_),
+            ) => {
                 let _ = timeout_at(patience, status.changed()).await;
             }
             Err(error) => return Err(error),
         }
-    };
+    }
+}
+
+/// Finishes, for as long as the node runs, each change that a former leader left between its steps.
+pub(super) async fn finish_changes(core: Arc<Core>) {
+    let mut status = core.status.subscribe();
+    loop {
+        let left = status.wait_for(|status| status.role == Role::Leader && status.joint());
+        if left.await.is_err() {
+            return;
+        }
+        // A change that is under way here is finished by whoever holds this.
+        let changing = core.changing.lock().await;
+        match finish_if_joint(&core).await {
+            Ok(true) => tracing::info!("finished a change of the membership that was left between its steps"),
+            Ok(false) => {}
+            Err(error) => tracing::debug!(%error, "a change of the membership cannot be finished yet"),
+        }
+        drop(changing);
+        sleep(core.options.election_timeout).await;
+    }
+}
+
+async fn finish_if_joint(core: &Core) -> Result<bool, MembershipError> {
+    let raft = core
+        .running()
+        .ok_or(MembershipError::NotLeader { leader: None })?;
+    let metrics = raft.metrics().borrow_watched().clone();
+    let view = View::of(core, &metrics)?;
+    if view.is_joint() {
+        finish(&raft, &metrics, &view).await?;
+    }
+    Ok(view.is_joint())
+}
+
+async fn finish(raft: &Raft, metrics: &Metrics, view: &View) -> Result<(), MembershipError> {
+    for voters in &view.voter_sets {
+        view.require_quorum(voters)?;
+    }
+    // No voter is added: what openraft still has to do is to leave the joint membership.
+    propose(raft, metrics, ChangeMembers::AddVoterIds(BTreeSet::new())).await
+}
+
+/// Proposes what was decided on the membership that the metrics show, only while that is in effect.
+async fn propose(raft: &Raft, metrics: &Metrics, changes: Changes) -> Result<(), MembershipError> {
     let preconditions = [
         Precondition::CommittedLeaderId {
             committed_leader_id: CommittedLeaderId::new(metrics.current_term),
@@ -57,6 +124,7 @@ pub(super) async fn change(core: &Arc<Core>, change: MembershipChange) -> Result
             last_membership_log_id: *metrics.membership_config.log_id(),
         },
     ];
+    let raft = raft.clone();
     // Dropped by its caller, the change still goes on to its second step.
     let proposing =
         Runtime::spawn(async move { raft.change_membership_if(changes, false, preconditions).await });
@@ -142,6 +210,8 @@ struct View {
     own: RaftId,
     last_log_index: u64,
     members: BTreeMap<RaftId, Member>,
+    /// One set of voters, or two while a change is between its steps.
+    voter_sets: Vec<BTreeSet<RaftId>>,
     /// A voter that was heard within so many milliseconds answers.
     answering_ms: u64,
 }
@@ -157,8 +227,13 @@ impl View {
             own: RaftId(metrics.id),
             last_log_index: metrics.last_log_index.unwrap_or(0),
             members: super::status::members(metrics),
+            voter_sets: super::status::voter_sets(metrics),
             answering_ms: core.options.election_timeout.as_millis() as u64 * 4,
         })
+    }
+
+    fn is_joint(&self) -> bool {
+        self.voter_sets.len() > 1
     }
 
     /// What is to be proposed; `None` when everything is as wanted.
@@ -171,14 +246,14 @@ impl View {
                     return Ok(None);
                 }
                 self.require_caught_up(raft_id)?;
+                self.require_quorums(self.voters().chain([raft_id]).collect())?;
                 Some(ChangeMembers::AddVoterIds(BTreeSet::from([raft_id.0])))
             }
             MembershipChange::Remove { raft_id } => {
                 if !self.member(raft_id)?.voter {
                     return Ok(Some(ChangeMembers::RemoveNodes(BTreeSet::from([raft_id.0]))));
                 }
-                let remaining = self.voters().filter(|voter| *voter != raft_id).collect();
-                self.require_quorum(&remaining)?;
+                self.require_quorums(self.voters().filter(|voter| *voter != raft_id).collect())?;
                 Some(ChangeMembers::RemoveVoters(BTreeSet::from([raft_id.0])))
             }
             MembershipChange::Replace {
@@ -206,7 +281,7 @@ impl View {
             .filter(|voter| *voter != predecessor)
             .chain([successor])
             .collect();
-        self.require_quorum(&voters)?;
+        self.require_quorums(voters.clone())?;
         // One change: at no time are there fewer voters, nor both incarnations in one quorum.
         let voters = voters.into_iter().map(|voter| voter.0).collect();
         Ok(Some(ChangeMembers::ReplaceAllVoters(voters)))
@@ -258,14 +333,89 @@ impl View {
         Ok(())
     }
 
+    /// Between the two steps the voters of now and those that come decide, each set by itself.
+    fn require_quorums(&self, next: BTreeSet<RaftId>) -> Result<(), MembershipError> {
+        self.voter_sets
+            .iter()
+            .chain([&next])
+            .try_for_each(|voters| self.require_quorum(voters))
+    }
+
     fn require_quorum(&self, voters: &BTreeSet<RaftId>) -> Result<(), MembershipError> {
         let answering = voters.iter().filter(|voter| self.answers(**voter)).count();
         if answering * 2 <= voters.len() {
             return Err(MembershipError::WouldLoseQuorum(format!(
-                "of the {} voters that would remain {answering} answer: they would be no quorum",
+                "of the {} voters that would have to agree {answering} answer: they would be no quorum",
                 voters.len()
             )));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::NodeRecord;
+
+    /// Members by id: whether each votes, and whether it answers. The first one leads.
+    fn view(members: &[(u64, bool, bool)]) -> View {
+        let member = |&(raft_id, voter, answers): &(u64, bool, bool)| {
+            let record = NodeRecord {
+                name: format!("n{raft_id}"),
+                address: "127.0.0.1:1".into(),
+            };
+            let member = Member {
+                record,
+                voter,
+                matched_index: answers.then_some(9),
+                last_acknowledged_ms: Some(if answers { 10 } else { 10_000 }),
+            };
+            (RaftId(raft_id), member)
+        };
+        let voters = members.iter().filter(|(_, voter, _)| *voter);
+        View {
+            own: RaftId(members[0].0),
+            last_log_index: 9,
+            members: members.iter().map(member).collect(),
+            voter_sets: vec![voters.map(|(raft_id, ..)| RaftId(*raft_id)).collect()],
+            answering_ms: 1_000,
+        }
+    }
+
+    fn remove(raft_id: u64) -> MembershipChange {
+        MembershipChange::Remove {
+            raft_id: RaftId(raft_id),
+        }
+    }
+
+    #[test]
+    fn a_removal_leaves_a_quorum_of_those_that_answer() {
+        let members = [(1, true, true), (2, true, true), (3, true, false)];
+        let refused = view(&members).decide(remove(2));
+        assert!(
+            matches!(refused, Err(MembershipError::WouldLoseQuorum(_))),
+            "{refused:?}"
+        );
+        assert!(view(&members).decide(remove(3)).unwrap().is_some());
+    }
+
+    #[test]
+    fn the_old_voters_have_to_agree_as_well() {
+        // Of the new voters 1, 2 and 4 two answer, but of the old ones only the leader.
+        let members = [
+            (1, true, true),
+            (2, true, false),
+            (3, true, false),
+            (4, false, true),
+        ];
+        let refused = view(&members).decide(MembershipChange::Replace {
+            predecessor: RaftId(3),
+            successor: RaftId(4),
+        });
+        assert!(
+            matches!(refused, Err(MembershipError::WouldLoseQuorum(_))),
+            "{refused:?}"
+        );
     }
 }

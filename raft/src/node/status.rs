@@ -99,6 +99,7 @@ async fn silent_leader(raft: &Raft, metrics: &Metrics, silence: Duration) -> Opt
 
 fn publish(core: &Core, metrics: &Metrics, leader: Option<RaftId>, out_of_space: bool) {
     let members = members(metrics);
+    let voter_sets = voter_sets(metrics);
     core.status.send_if_modified(|status| {
         let next = RaftStatus {
             cluster_id: status.cluster_id,
@@ -112,6 +113,7 @@ fn publish(core: &Core, metrics: &Metrics, leader: Option<RaftId>, out_of_space:
             snapshot_index: metrics.snapshot.map(|log_id| log_id.index),
             purged_index: metrics.purged.map(|log_id| log_id.index),
             members,
+            voter_sets,
             out_of_space,
             halted: status.halted.clone(),
             reverted: status.reverted,
@@ -131,6 +133,13 @@ fn role(metrics: &Metrics) -> Role {
         ServerState::Leader if metrics.current_leader == Some(metrics.id) => Role::Leader,
         ServerState::Leader => Role::Candidate,
     }
+}
+
+pub(super) fn voter_sets(metrics: &Metrics) -> Vec<BTreeSet<RaftId>> {
+    let sets = metrics.membership_config.membership().get_joint_config();
+    sets.iter()
+        .map(|voters| voters.iter().copied().map(RaftId).collect())
+        .collect()
 }
 
 pub(super) fn members(metrics: &Metrics) -> BTreeMap<RaftId, Member> {

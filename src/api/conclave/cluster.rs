@@ -37,6 +37,7 @@ pub(super) async fn members(call: &Checked<'_>) -> Result<ClusterMembers, Failur
         cluster_id: raft.cluster_id.map(|id| id.to_string()),
         leader_id: raft.leader.map(|id| id.0),
         term: raft.term,
+        joint: raft.joint(),
         members: raft.members.iter().map(shown).collect(),
     })
 }

@@ -157,6 +157,8 @@ pub struct Status {
     /// How far this node is with a verification; `None`: none runs.
     #[serde(default)]
     pub verification: Option<VerificationProgress>,
+    /// Whether a change of the membership is between its two steps: old and new voters both decide.
+    pub joint: bool,
     /// Digest of the grants in force on this node.
     pub grants_digest: String,
     /// Why the grants could not be read the last time they should have been.
@@ -258,6 +260,8 @@ pub struct ClusterMembers {
     pub cluster_id: Option<String>,
     pub leader_id: Option<u64>,
     pub term: u64,
+    /// Whether a change of the membership is between its two steps: old and new voters both decide.
+    pub joint: bool,
     pub members: Vec<MemberEntry>,
 }
 

@@ -57,6 +57,7 @@ fn status(edge: &Edge) -> Status {
                 scanned_bytes: progress.scanned_bytes,
                 total_bytes: progress.total_bytes,
             }),
+        joint: raft.joint(),
         grants_digest: grants.digest,
         grants_error: grants.load_error,
         audit_bytes: status.audit_bytes,
