@@ -126,8 +126,9 @@ pub enum ProposeError {
     /// A limit refused before proposing: too much is waiting here.
     #[error("too many requests are waiting")]
     Overloaded,
-    /// A limit refused before proposing: the leader's disk is below its reserve.
-    #[error("no space is left on the leader's disk")]
+    /// A limit refused before proposing: the leader's disk, or those of so many voters that no
+    /// majority is left, are below their reserve.
+    #[error("no space is left on the leader's disk, or on those of most voters")]
     NoSpace,
     /// The command is larger than an entry may be.
     #[error("the command has {size_bytes} bytes, more than {limit_bytes}")]

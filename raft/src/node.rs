@@ -6,6 +6,7 @@ mod endpoint;
 mod life;
 mod membership;
 mod options;
+mod peer_space;
 mod proposing;
 mod status;
 
@@ -83,8 +84,9 @@ pub enum ProposeError {
     /// This node does not lead (in the given term). Nothing was appended.
     #[error("this node does not lead; the leader is {leader:?}")]
     NotLeader { leader: Option<RaftId> },
-    /// A limit refused before anything was appended: the disk is below its reserve.
-    #[error("no space: the disk is below its reserve")]
+    /// A limit refused before anything was appended: this node's disk, or those of so many voters
+    /// that no majority is left, are below their reserve.
+    #[error("no space: the disk of this node, or those of a majority, are below their reserve")]
     NoSpace,
     /// A limit refused before anything was appended: the payload is too large for an entry.
     #[error("the proposal has {size_bytes} bytes, more than {limit_bytes}")]
@@ -280,6 +282,12 @@ impl RaftNode {
         }
     }
 
+    /// Whether more is proposed than what only frees space: this node's disk has space, and while it
+    /// leads those of a majority of the voters have.
+    pub fn takes_ordinary_entries(&self) -> bool {
+        self.inner.core.takes_ordinary_entries()
+    }
+
     /// On the leader: confirms with a quorum, by messages sent after this call, that it still
     /// leads, and returns the index that every read that starts now must have applied. No lease.
     ///
@@ -444,7 +452,7 @@ impl RaftNode {
                 limit_bytes: RaftOptions::PROPOSAL_LIMIT_BYTES,
             });
         }
-        if !core.space.admits((core.options.classify)(&payload)) {
+        if !core.admits_proposal(&payload) {
             return Err(ProposeError::NoSpace);
         }
         let (outcome, decided) = oneshot::channel();

@@ -8,7 +8,8 @@ use conclave_raft::{
     storage::snapshot_policy::SnapshotPolicyOptions,
 };
 use std::time::Duration;
-use support::{TestCluster, soon};
+use support::{PATIENCE, TestCluster, soon};
+use tokio::time::timeout;
 
 /// A formed cluster of three with a fourth configured node that waits with an empty directory.
 async fn three_and_a_waiting_one() -> TestCluster {
@@ -290,5 +291,100 @@ async fn a_change_that_was_left_between_its_steps_is_finished() {
             .await;
         assert_eq!(status.voter_sets[0].len(), 4, "{name}");
     }
+    cluster.stop().await;
+}
+
+/// An ordinary entry is uncommitted when all disks fall below their reserve: it does not hold up what
+/// frees them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ordinary_entry_does_not_hold_up_what_frees_full_disks() {
+    let mut cluster = TestCluster::formed(3).await;
+    cluster.propose("a").await;
+    let leader = cluster.leader().await;
+    let mut others = ["n1", "n2", "n3"].to_vec();
+    others.retain(|name| *name != leader);
+    for name in &others {
+        cluster.kill(name).await;
+    }
+    // It reaches nobody.
+    let before = cluster.status(&leader);
+    let node = cluster.node(&leader).raft.clone();
+    let ordinary = tokio::spawn(node.propose(before.term, Bytes::from_static(b"ordinary")));
+    cluster
+        .wait(&leader, "the entry", |status| {
+            status.last_log_index > before.last_log_index
+        })
+        .await;
+    for name in ["n1", "n2", "n3"] {
+        cluster.free_space(name, 1900);
+    }
+    cluster
+        .wait(&leader, "a full disk", |status| status.out_of_space)
+        .await;
+    for name in &others {
+        let options = cluster.options(name);
+        cluster.free_space(name, 1900);
+        let node = cluster.try_start_with(options).await.unwrap();
+        // Only the node that has the entry is elected, should there be an election.
+        node.raft.set_may_lead(false);
+        cluster.nodes.insert((*name).to_owned(), node);
+    }
+    let freed = cluster.propose("free everything").await;
+    cluster.applied_everywhere(freed.position.index).await;
+    for node in cluster.nodes.values() {
+        let proposals = node.journal.proposals();
+        assert_eq!(proposals, ["a", "ordinary", "free everything"]);
+    }
+    ordinary.abort();
+    let term = cluster.status(&leader).term;
+    let refused = cluster
+        .node(&leader)
+        .raft
+        .propose(term, Bytes::from_static(b"x"))
+        .await;
+    assert!(matches!(refused, Err(ProposeError::NoSpace)), "{refused:?}");
+    for name in ["n1", "n2", "n3"] {
+        cluster.free_space(name, 1_000_000);
+    }
+    for name in ["n1", "n2", "n3"] {
+        cluster
+            .wait(name, "some space", |status| !status.out_of_space)
+            .await;
+    }
+    timeout(PATIENCE, async {
+        let node = &cluster.node(&cluster.leader().await).raft;
+        while !node.takes_ordinary_entries() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("the leader hears that its followers have space");
+    cluster.propose("on").await;
+    cluster.stop().await;
+}
+
+/// A leader with space does not append what its full followers would refuse.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_with_space_looks_at_its_followers_disks() {
+    let cluster = TestCluster::formed(3).await;
+    cluster.propose("a").await;
+    let leader = cluster.leader().await;
+    for name in ["n1", "n2", "n3"].iter().filter(|name| **name != leader) {
+        cluster.free_space(name, 1500);
+    }
+    let node = &cluster.node(&leader).raft;
+    timeout(PATIENCE, async {
+        while node.takes_ordinary_entries() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("the leader hears that its followers are full");
+    assert!(!cluster.status(&leader).out_of_space);
+    let term = cluster.status(&leader).term;
+    let refused = node.propose(term, Bytes::from_static(b"x")).await;
+    assert!(matches!(refused, Err(ProposeError::NoSpace)), "{refused:?}");
+    let freed = cluster.propose("free everything").await;
+    cluster.applied_everywhere(freed.position.index).await;
     cluster.stop().await;
 }

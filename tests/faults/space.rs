@@ -1,17 +1,18 @@
 //! A disk down to its reserve: the leader hands over, the cluster goes on without that node, and the
 //! node resumes by itself. With every disk full, writes are refused with the reason, deletions pass,
-//! and the cluster can be emptied.
+//! and the cluster can be emptied, also if an entry was left uncommitted that the full disks refuse.
 
 use crate::support::{PATIENCE, TestCluster, eventually, turn};
 use conclave::{api::conclave::messages::HealthState, client::ClientError};
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, time::Duration};
 
 /// The variable by which a node believes a file's figure rather than its file system.
 use conclave_raft::storage::space::FIGURE_FILE_VARIABLE;
 
 const PLENTY: u64 = 10 << 30;
-/// Below `cluster.reserve_bytes` (64 MiB in test clusters), above `cluster.last_reserve_bytes`.
-const BELOW_RESERVE: u64 = 32 << 20;
+/// Below `cluster.reserve_bytes` (64 MiB in test clusters), above the middle between that and
+/// `cluster.last_reserve_bytes` (16 MiB).
+const BELOW_RESERVE: u64 = 48 << 20;
 
 #[tokio::test]
 async fn a_disk_down_to_its_reserve() {
@@ -21,7 +22,7 @@ async fn a_disk_down_to_its_reserve() {
     for node in 0..3 {
         builder = builder.environment_of(node, FIGURE_FILE_VARIABLE, figures.file(node));
     }
-    let cluster = builder.start().await;
+    let mut cluster = builder.start().await;
     let client = cluster.client();
     assert_eq!(client.put("app/key", b"before").await, Ok(1));
 
@@ -113,6 +114,45 @@ async fn a_disk_down_to_its_reserve() {
     .await;
     assert!(matches!(
         client.get("app/key", None).await.err(),
+        Some(ClientError::NotFound(_))
+    ));
+    cluster.assert_digests_agree().await;
+    emptied_although_an_entry_waits(&mut cluster, &figures).await;
+}
+
+/// A put reaches the leader's log and no other; then all disks are full. It would be refused by the
+/// followers, and what frees space would wait behind it.
+async fn emptied_although_an_entry_waits(cluster: &mut TestCluster, figures: &Figures) {
+    let client = cluster.client();
+    client.put("app/goes", b"soon").await.expect("there is space");
+    let leader = cluster.leader().await;
+    let followers = [(leader + 1) % 3, (leader + 2) % 3];
+    for node in followers {
+        cluster.kill(node).await;
+    }
+    let alone = cluster.client_of(leader).with_timeout(Duration::from_secs(2));
+    let unknown = alone.put("app/waits", b"for a majority").await;
+    assert!(unknown.is_err(), "{unknown:?}");
+    (0..3).for_each(|node| figures.set(node, BELOW_RESERVE));
+    for node in followers {
+        cluster.spawn(node);
+    }
+    eventually("what frees space passes", PATIENCE, async || {
+        client.delete("app/goes").await.map_err(|error| error.to_string())
+    })
+    .await;
+    let refused = client.put("app/too-much", b"no space").await;
+    assert!(refused.is_err(), "{refused:?}");
+    (0..3).for_each(|node| figures.set(node, PLENTY));
+    eventually("the cluster takes writes again", PATIENCE, async || {
+        client
+            .put("app/resumed", b"there is space")
+            .await
+            .map_err(|error| error.to_string())
+    })
+    .await;
+    assert!(matches!(
+        client.get("app/goes", None).await.err(),
         Some(ClientError::NotFound(_))
     ));
     cluster.assert_digests_agree().await;

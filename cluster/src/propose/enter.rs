@@ -97,7 +97,7 @@ impl EntryLane {
             let (proposals, replies) = self
                 .lane
                 .take_batch(self.batch_bytes, self.answers.commands_limit());
-            let (proposals, replies) = if raft.status().borrow().out_of_space {
+            let (proposals, replies) = if !raft.takes_ordinary_entries() {
                 only_relieving(proposals, replies)
             } else {
                 (proposals, replies)

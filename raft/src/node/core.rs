@@ -1,6 +1,10 @@
 //! What a node is, shared by its facade, its transport and its tasks.
 
-use super::{Peer, PeerService, RaftStatus, options::RaftOptions};
+use super::{
+    Peer, PeerService, RaftStatus, Role,
+    options::RaftOptions,
+    peer_space::{Leader, PeerSpace},
+};
 use crate::{
     formation::{
         self,
@@ -13,7 +17,7 @@ use crate::{
         log_store::LogStore,
         rocks_engine::RocksEngine,
         snapshot_store::{SnapshotData, SnapshotStore},
-        space::{self, SpaceGate, SpaceLevel},
+        space::{self, EntryClass, SpaceGate, SpaceLevel},
         state_machine_adapter::StateMachineThread,
     },
     transport::{
@@ -23,17 +27,20 @@ use crate::{
     },
     types::{LogTypes, Raft},
 };
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use openraft::{AsyncRuntime, raft::AppendEntriesRequest};
 use std::{
-    collections::HashMap,
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
+
+/// A voter that was not heard for so many election time-outs does not count as one with space.
+const SILENT_ELECTION_TIMEOUTS: u32 = 8;
 
 /// A node's shared state.
 pub(crate) struct Core {
@@ -53,7 +60,7 @@ pub(crate) struct Core {
     raft: watch::Sender<Option<Raft>>,
     /// What holds the disk open; given up when the node stops.
     opened: Mutex<Option<Opened>>,
-    peers_out_of_space: Mutex<HashMap<RaftId, bool>>,
+    peer_space: PeerSpace,
 }
 
 /// What a running node holds on to.
@@ -79,7 +86,7 @@ impl Core {
             identity: watch::Sender::new(identity),
             raft: watch::Sender::default(),
             opened: Mutex::new(Some(opened)),
-            peers_out_of_space: Mutex::default(),
+            peer_space: PeerSpace::new(),
         })
     }
 
@@ -163,13 +170,40 @@ impl Core {
 
     /// Whether a voter's disk was last heard to be below its reserve.
     pub fn peer_is_out_of_space(&self, peer: RaftId) -> bool {
-        self.locked_space().get(&peer).copied().unwrap_or(false)
+        self.peer_space.is_below_reserve(peer)
     }
 
-    fn locked_space(&self) -> MutexGuard<'_, HashMap<RaftId, bool>> {
-        self.peers_out_of_space
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    /// Whether more may be proposed here than what frees space.
+    pub fn takes_ordinary_entries(&self) -> bool {
+        let has_space = self.space.level() == SpaceLevel::Enough;
+        let status = self.status.borrow();
+        let (true, Role::Leader, Some(own)) = (has_space, status.role, status.raft_id) else {
+            return has_space;
+        };
+        let leader = Leader {
+            term: status.term,
+            own,
+            has_space,
+            voter_sets: &status.voter_sets,
+        };
+        let silence = self.options.election_timeout * SILENT_ELECTION_TIMEOUTS;
+        self.peer_space
+            .majorities_have_space(&leader, silence, Instant::now())
+    }
+
+    /// Whether this may be proposed here, as far as space goes.
+    pub fn admits_proposal(&self, payload: &Bytes) -> bool {
+        if self.takes_ordinary_entries() {
+            return true;
+        }
+        // Looked into only now: telling what frees space takes decoding it.
+        match (self.options.classify)(payload) {
+            EntryClass::Relieving => self.space.admits(EntryClass::Relieving),
+            EntryClass::Ordinary => {
+                space::refused();
+                false
+            }
+        }
     }
 
     fn locked_opened(&self) -> MutexGuard<'_, Option<Opened>> {
@@ -285,25 +319,27 @@ impl Host for Core {
     }
 
     fn peer_out_of_space(&self, peer: RaftId, out_of_space: bool) {
-        self.locked_space().insert(peer, out_of_space);
+        self.peer_space.hear(peer, out_of_space, Instant::now());
     }
 
     fn out_of_space(&self) -> bool {
         self.space.level() < SpaceLevel::Enough
     }
 
-    fn admits(&self, append: &AppendEntriesRequest<LogTypes>) -> bool {
+    fn drains(&self) -> bool {
+        !self.takes_ordinary_entries()
+    }
+
+    fn admits(&self, append: &AppendEntriesRequest<LogTypes>, draining: bool) -> bool {
+        if self.space.level() == SpaceLevel::Enough {
+            return true;
+        }
         // A new leader feels its way through what is here already; that takes no space.
         let Ok(opened) = self.opened() else { return false };
         let last = opened.log.last_log_id();
-        append
-            .entries
-            .iter()
-            .filter(|entry| Some(entry.log_id) > last)
-            .all(|entry| {
-                self.space
-                    .admits(space::class_of(&entry.payload, &self.options.classify))
-            })
+        let new = append.entries.iter().filter(|entry| Some(entry.log_id) > last);
+        let classes = new.map(|entry| space::class_of(&entry.payload, &self.options.classify));
+        self.space.admits_append(classes, draining)
     }
 
     fn may_lead(&self) -> bool {

@@ -4,6 +4,21 @@
 //! frees space (deletions, pruning) or keeps the cluster going (blank and membership entries), so
 //! that a majority of full disks can be emptied. It resumes by itself.
 //!
+//! An ordinary entry that a leader appended just before the disks fell below their reserve must not
+//! stand in the way of what frees them: a log has one order. Therefore a leader that proposes nothing
+//! but relieving entries any more, because of its own disk or of a majority's, says so with its
+//! appends (it *drains*), and below the first reserve a node takes what such a leader brings, ordinary
+//! entries too, down to the middle between the reserves.
+//!
+//! This cannot fill the disk. While a leader drains, the ordinary entries that it holds do not become
+//! more, and what a follower lacks of them is bounded by what a leader has in flight; but the bound does
+//! not rest on that. The space is measured afresh for each such append. An entry is written four times
+//! at most: to the log and to the state, each by a write-ahead file and later by a table. The first
+//! two halves show in the next measurement, and the other two are no larger: when the middle is
+//! reached, what is still to come is at most what has come, which is at most half of what lies
+//! between the reserves. So the last reserve stays, but for what one connection's window holds that was
+//! not yet written when it was measured.
+//!
 //! Invariant: nothing that openraft has accepted is refused here, so that the log keeps no hole.
 
 use crate::{metric_definitions as metric, types::Payload};
@@ -75,6 +90,13 @@ pub struct Reserves {
     pub ordinary_bytes: u64,
     /// Below this much even the relieving ones are. Smaller than [`Self::ordinary_bytes`].
     pub relieving_bytes: u64,
+}
+
+impl Reserves {
+    /// Down to here a draining leader's ordinary entries are taken.
+    fn middle_bytes(self) -> u64 {
+        self.relieving_bytes + self.ordinary_bytes.saturating_sub(self.relieving_bytes) / 2
+    }
 }
 
 impl Default for Reserves {
@@ -152,9 +174,37 @@ impl SpaceGate {
             EntryClass::Relieving => self.level() >= SpaceLevel::BelowReserve,
         };
         if !admitted {
-            metric::space_refused();
+            refused();
         }
         admitted
+    }
+
+    /// Whether an append may be taken whose entries that are new here have these classes. `draining`:
+    /// its leader proposes nothing but relieving entries.
+    pub fn admits_append(&self, classes: impl Iterator<Item = EntryClass>, draining: bool) -> bool {
+        let level = self.level();
+        if level == SpaceLevel::Enough {
+            return true;
+        }
+        let (mut any, mut any_ordinary) = (false, false);
+        for class in classes {
+            any = true;
+            any_ordinary |= class == EntryClass::Ordinary;
+        }
+        let admitted = match (any, any_ordinary) {
+            (false, _) => true,
+            (true, false) => level >= SpaceLevel::BelowReserve,
+            (true, true) => level >= SpaceLevel::BelowReserve && draining && self.is_above_middle(),
+        };
+        if !admitted {
+            refused();
+        }
+        admitted
+    }
+
+    fn is_above_middle(&self) -> bool {
+        let free_bytes = self.probe.free_bytes();
+        free_bytes.is_ok_and(|free_bytes| free_bytes >= self.reserves.middle_bytes())
     }
 
     /// The level at the last measurement.
@@ -197,6 +247,11 @@ impl SpaceGate {
             self.measure();
         }
     }
+}
+
+/// Counts a refusal.
+pub fn refused() {
+    metric::space_refused();
 }
 
 /// A level is left upwards only with a sixteenth of its reserve to spare, so that it does not
@@ -255,6 +310,25 @@ mod tests {
         assert_eq!(admitted(), (false, true));
         assert_eq!(measure(159), SpaceLevel::Exhausted);
         assert_eq!(admitted(), (false, false));
+    }
+
+    #[test]
+    fn a_draining_leader_brings_ordinary_entries_down_to_the_middle() {
+        use EntryClass::{Ordinary, Relieving};
+        let (_folder, gate, measure) = gate(1600);
+        let admits = |classes: &[EntryClass], draining| gate.admits_append(classes.iter().copied(), draining);
+        assert!(admits(&[Ordinary], false));
+        // The middle of 160 and 1600.
+        assert_eq!(measure(880), SpaceLevel::BelowReserve);
+        assert!(!admits(&[Ordinary, Relieving], false));
+        assert!(admits(&[Ordinary, Relieving], true));
+        assert!(admits(&[Ordinary], true));
+        assert_eq!(measure(879), SpaceLevel::BelowReserve);
+        assert!(!admits(&[Ordinary, Relieving], true));
+        assert!(admits(&[Relieving], false));
+        assert_eq!(measure(159), SpaceLevel::Exhausted);
+        assert!(!admits(&[Relieving], true));
+        assert!(admits(&[], false));
     }
 
     #[test]

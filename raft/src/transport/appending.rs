@@ -186,7 +186,8 @@ where
 
     /// Writes a frame. Dropped in between, it leaves no connection that could be used again.
     async fn send(&mut self, request: AppendEntriesRequest<LogTypes>) -> io::Result<()> {
-        let (append, body) = Append::of(request);
+        let (mut append, body) = Append::of(request);
+        append.draining = self.appender.transport.host.drains();
         let mut connected = self.connected.take().ok_or(io::ErrorKind::NotConnected)?;
         let sent = Sent {
             bytes: body.iter().map(bytes::Bytes::len).sum(),

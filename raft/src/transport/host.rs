@@ -57,8 +57,12 @@ pub(crate) trait Host: Send + Sync + 'static {
     /// Whether this node's disk is below its reserve.
     fn out_of_space(&self) -> bool;
 
-    /// Whether an append may be written now.
-    fn admits(&self, append: &AppendEntriesRequest<LogTypes>) -> bool;
+    /// Whether this node proposes nothing but what frees space, so that what it still sends of
+    /// other entries is a tail that does not grow.
+    fn drains(&self) -> bool;
+
+    /// Whether an append, by a leader that drains or not, may be written now.
+    fn admits(&self, append: &AppendEntriesRequest<LogTypes>, draining: bool) -> bool;
 
     /// Whether this node may stand for election.
     fn may_lead(&self) -> bool;

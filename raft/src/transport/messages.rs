@@ -168,6 +168,8 @@ pub struct Append {
     pub committed: Option<LogPosition>,
     /// The entries.
     pub entries: Vec<EntryHead>,
+    /// Whether the leader proposes nothing but what frees space: see [`crate::storage::space`].
+    pub draining: bool,
 }
 
 /// One entry of an [`Append`].
@@ -366,6 +368,7 @@ impl Append {
             previous: request.prev_log_id.map(Into::into),
             committed: request.leader_commit.map(Into::into),
             entries: entries.collect(),
+            draining: false,
         };
         (append, body)
     }
@@ -470,7 +473,9 @@ mod tests {
     #[test]
     fn golden_append() {
         let (append, _) = Append::of(request());
-        let golden = [1, 2, 1, 1, 1, 1, 4, 1, 1, 3, 3, 2, 5, 0, 2, 6, 1, 3, 2, 7, 1, 0];
+        let golden = [
+            1, 2, 1, 1, 1, 1, 4, 1, 1, 3, 3, 2, 5, 0, 2, 6, 1, 3, 2, 7, 1, 0, 0,
+        ];
         assert_eq!(codec::encode(&append), golden);
     }
 

@@ -311,8 +311,9 @@ impl AppendSession {
     ) -> io::Result<Option<Refusal>> {
         let Some(input) = &self.input else { return Ok(None) };
         let bytes = body.len().clamp(1, APPEND_BYTES) as u32;
+        let draining = append.draining;
         let request = append.into_request(body)?;
-        if !request.entries.is_empty() && !transport.host.admits(&request) {
+        if !request.entries.is_empty() && !transport.host.admits(&request, draining) {
             self.input = None;
             return Ok(Some(Refusal::NoSpace));
         }
