@@ -4,7 +4,7 @@
 mod support;
 
 use conclave_raft::{
-    identity::RaftId,
+    identity::{ClusterId, RaftId},
     node::{MembershipChange, Role},
     state_machine::StateMachine,
 };
@@ -249,5 +249,99 @@ async fn formation_goes_on_after_crashes_at_any_step() {
     }
     let ids: Vec<_> = ["n1", "n2", "n3"].map(|name| cluster.raft_id(name).0).into();
     assert_eq!(ids, [1, 2, 3]);
+    cluster.stop().await;
+}
+
+/// The first node has proposed a cluster and the second has accepted it; the third accepts nothing,
+/// because it is configured otherwise, so that formation stands there.
+async fn standing_between_accepting_and_initialising() -> (TestCluster, ClusterId) {
+    let mut cluster = TestCluster::configure(3);
+    cluster.start("n1").await;
+    cluster.start("n2").await;
+    let mut options = cluster.options("n3");
+    options.nodes.push(("n4".into(), "127.0.0.1:9".into()));
+    let third = cluster.try_start_with(options).await.unwrap();
+    cluster.nodes.insert("n3".into(), third);
+    let accepted = cluster
+        .wait("n2", "its acceptance", |status| status.raft_id.is_some())
+        .await;
+    assert!(accepted.members.is_empty(), "{accepted:?}");
+    (cluster, accepted.cluster_id.unwrap())
+}
+
+/// The third node, configured as the others are.
+async fn correct_the_third(cluster: &mut TestCluster) {
+    cluster.kill("n3").await;
+    cluster.start("n3").await;
+}
+
+fn cluster_ids(cluster: &TestCluster) -> Vec<Option<ClusterId>> {
+    ["n1", "n2", "n3"]
+        .map(|name| cluster.status(name).cluster_id)
+        .into()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_killed_between_accepting_and_initialising_go_on() {
+    let (mut cluster, id) = standing_between_accepting_and_initialising().await;
+    cluster.kill("n2").await;
+    cluster.start("n2").await;
+    let again = cluster
+        .wait("n2", "its acceptance", |status| status.raft_id.is_some())
+        .await;
+    assert_eq!((again.cluster_id, again.raft_id), (Some(id), Some(RaftId(2))));
+    assert!(again.members.is_empty() && again.leader.is_none(), "{again:?}");
+    // The proposer comes back with the same proposal, and goes on asking.
+    cluster.kill("n1").await;
+    cluster.start("n1").await;
+    correct_the_third(&mut cluster).await;
+    cluster.leader().await;
+    cluster.propose("formed").await;
+    assert_eq!(cluster_ids(&cluster), [Some(id); 3]);
+    let ids = ["n1", "n2", "n3"].map(|name| cluster.raft_id(name));
+    assert_eq!(ids, [RaftId(1), RaftId(2), RaftId(3)]);
+    cluster.stop().await;
+}
+
+/// Its acceptance counted, and nothing else of it remains: it comes back as another incarnation.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_wiped_between_accepting_and_initialising_joins() {
+    let (mut cluster, id) = standing_between_accepting_and_initialising().await;
+    cluster.admit();
+    // The answer is on its way to the proposer; nothing shows when it is there.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    cluster.wipe("n2").await;
+    cluster.start("n2").await;
+    correct_the_third(&mut cluster).await;
+    let joined = cluster
+        .wait("n2", "a new id", |status| status.raft_id.is_some())
+        .await;
+    assert_eq!(joined.cluster_id, Some(id));
+    assert!(joined.raft_id >= Some(RaftId(100)), "{joined:?}");
+    let applied = cluster.propose("formed").await;
+    cluster.applied_everywhere(applied.position.index).await;
+    cluster.stop().await;
+}
+
+/// The proposal is gone, and another node is bound to it: nothing is proposed again until an operator
+/// empties that node.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proposer_wiped_before_initialising_proposes_nothing_else() {
+    let (mut cluster, id) = standing_between_accepting_and_initialising().await;
+    cluster.wipe("n1").await;
+    correct_the_third(&mut cluster).await;
+    cluster.start("n1").await;
+    let mut status = cluster.node("n1").raft.status();
+    let proposed = status.wait_for(|status| status.raft_id.is_some());
+    assert!(timeout(Duration::from_secs(2), proposed).await.is_err());
+    assert_eq!(cluster_ids(&cluster), [None, Some(id), None]);
+
+    cluster.wipe("n2").await;
+    cluster.start("n2").await;
+    cluster.leader().await;
+    cluster.propose("another cluster").await;
+    let ids = cluster_ids(&cluster);
+    assert!(ids[0].is_some() && ids[0] != Some(id), "{ids:?}");
+    assert_eq!(ids, [ids[0]; 3]);
     cluster.stop().await;
 }
