@@ -390,6 +390,7 @@ impl RaftNode {
         to: Option<RaftId>,
         deadline: Instant,
     ) -> Result<RaftId, MembershipError> {
+        let to = to.map_or(membership::Successor::Any, membership::Successor::This);
         membership::transfer(&self.inner.core, to, deadline).await
     }
 

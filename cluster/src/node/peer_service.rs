@@ -1,5 +1,9 @@
 //! Answers what other nodes ask of this one. Refusing is cheap: a request is decoded, and whatever
 //! this node cannot answer now is [`PeerAnswer::Unready`].
+//!
+//! A certificate proves a name, and a name outlives its membership: only an asker whose Raft id is in
+//! the membership that is in effect here has anything done for it. A node that was removed is told the
+//! time, and with it that it is no member; a directory that is still empty may ask to join.
 
 use super::{
     Answer, Inner, Leadership, OperateError,
@@ -79,6 +83,11 @@ impl Inner {
         let Some(asker) = from.raft_id else {
             return PeerAnswer::Unready;
         };
+        let member = self.raft.status().borrow().members.contains_key(&asker);
+        if !member && !matches!(request, PeerRequest::Clock) {
+            tracing::debug!(node = from.name, %asker, "no member asked for something");
+            return PeerAnswer::Unready;
+        }
         match request {
             PeerRequest::Propose(proposals) => self.enter_for(asker, proposals).await,
             PeerRequest::ReadIndex => match self.barriers.answer_as_leader().await {
@@ -91,7 +100,7 @@ impl Inner {
             PeerRequest::Clock => PeerAnswer::Clock {
                 wall_ms: self.clocks.wall_ms(),
                 rules_known: crate::apply::NEWEST_RULES,
-                member: self.raft.status().borrow().members.contains_key(&asker),
+                member,
             },
             PeerRequest::Digests { above_index } => match self.store.view().kept_digests() {
                 Ok(kept) => PeerAnswer::Digests(

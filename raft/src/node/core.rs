@@ -1,7 +1,7 @@
 //! What a node is, shared by its facade, its transport and its tasks.
 
 use super::{
-    Peer, PeerService, RaftStatus, Role,
+    Member, Peer, PeerService, RaftStatus, Role,
     options::RaftOptions,
     peer_space::{Leader, PeerSpace},
 };
@@ -31,11 +31,13 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use openraft::{AsyncRuntime, raft::AppendEntriesRequest};
 use std::{
+    collections::BTreeMap,
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 use tokio::{sync::watch, time::Instant};
 
@@ -173,6 +175,11 @@ impl Core {
         self.peer_space.is_below_reserve(peer)
     }
 
+    /// Whether a voter's disk was heard to have space, no longer ago than this.
+    pub fn peer_has_space(&self, peer: RaftId, within: Duration) -> bool {
+        self.peer_space.has_space(peer, within, Instant::now())
+    }
+
     /// Whether more may be proposed here than what frees space.
     pub fn takes_ordinary_entries(&self) -> bool {
         let has_space = self.space.level() == SpaceLevel::Enough;
@@ -225,6 +232,12 @@ impl Core {
     }
 }
 
+/// See [`Host::was_removed`].
+fn was_removed(members: &BTreeMap<RaftId, Member>, raft_id: RaftId) -> bool {
+    let newest = members.last_key_value();
+    newest.is_some_and(|(newest, _)| raft_id < *newest) && !members.contains_key(&raft_id)
+}
+
 impl Host for Core {
     fn name(&self) -> &str {
         &self.options.node_name
@@ -261,6 +274,10 @@ impl Host for Core {
     fn member_name(&self, raft_id: RaftId) -> Option<String> {
         let status = self.status.borrow();
         Some(status.members.get(&raft_id)?.record.name.clone())
+    }
+
+    fn was_removed(&self, raft_id: RaftId) -> bool {
+        was_removed(&self.status.borrow().members, raft_id)
     }
 
     fn raft(&self) -> Option<Arc<dyn Endpoint>> {
@@ -348,5 +365,33 @@ impl Host for Core {
 
     fn incoming(&self) -> io::Result<SnapshotData> {
         self.opened()?.snapshots.incoming()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_that_is_no_members_and_not_new_was_removed() {
+        let member = |raft_id| {
+            let record = NodeRecord {
+                name: format!("n{raft_id}"),
+                address: "127.0.0.1:1".into(),
+            };
+            let member = Member {
+                record,
+                voter: true,
+                matched_index: None,
+                last_acknowledged_ms: None,
+            };
+            (RaftId(raft_id), member)
+        };
+        let members = BTreeMap::from([member(1), member(3), member(4)]);
+        let removed = |raft_id| was_removed(&members, RaftId(raft_id));
+        assert!(removed(2));
+        assert!(!removed(3) && !removed(4));
+        assert!(!removed(5), "a member that is not known here yet");
+        assert!(!was_removed(&BTreeMap::new(), RaftId(1)));
     }
 }

@@ -140,10 +140,20 @@ async fn propose(raft: &Raft, metrics: &Metrics, changes: Changes) -> Result<(),
     }
 }
 
+/// Who is to lead instead.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Successor {
+    This(RaftId),
+    /// The voter whose log is longest.
+    Any,
+    /// As [`Self::Any`], of those that were just heard to have space.
+    AnyWithSpace,
+}
+
 /// Hands leadership over and waits until another node leads.
 pub(super) async fn transfer(
     core: &Arc<Core>,
-    to: Option<RaftId>,
+    to: Successor,
     deadline: Instant,
 ) -> Result<RaftId, MembershipError> {
     let raft = core
@@ -154,7 +164,7 @@ pub(super) async fn transfer(
         let metrics = raft.metrics().borrow_watched().clone();
         let view = View::of(core, &metrics)?;
         let own = view.own;
-        if to == Some(own) {
+        if to == Successor::This(own) {
             return Ok(own);
         }
         let chosen = match view.successor(core, to) {
@@ -195,7 +205,7 @@ pub(super) async fn leave_full_disks(core: Arc<Core>) {
         let leads = core.status.borrow().role == Role::Leader;
         if leads {
             let deadline = Instant::now() + core.options.election_timeout * 8;
-            match transfer(&core, None, deadline).await {
+            match transfer(&core, Successor::AnyWithSpace, deadline).await {
                 Ok(leader) => tracing::warn!(%leader, "handed over: this node's disk is below its reserve"),
                 Err(error) => tracing::debug!(%error, "leadership cannot be handed over now"),
             }
@@ -287,8 +297,8 @@ impl View {
         Ok(Some(ChangeMembers::ReplaceAllVoters(voters)))
     }
 
-    fn successor(&self, core: &Core, to: Option<RaftId>) -> Result<RaftId, MembershipError> {
-        if let Some(to) = to {
+    fn successor(&self, core: &Core, to: Successor) -> Result<RaftId, MembershipError> {
+        if let Successor::This(to) = to {
             let wanted = self.member(to)?;
             if !wanted.voter {
                 return Err(MembershipError::Unfinished(format!("member {to} does not vote")));
@@ -297,7 +307,13 @@ impl View {
             return Ok(to);
         }
         self.voters()
-            .filter(|voter| *voter != self.own && self.answers(*voter) && !core.peer_is_out_of_space(*voter))
+            .filter(|voter| *voter != self.own && self.answers(*voter))
+            .filter(|voter| match to {
+                Successor::AnyWithSpace => {
+                    core.peer_has_space(*voter, Duration::from_millis(self.answering_ms))
+                }
+                _ => !core.peer_is_out_of_space(*voter),
+            })
             .max_by_key(|voter| self.members[voter].matched_index)
             .ok_or_else(|| MembershipError::Unfinished("no other voter answers".into()))
     }

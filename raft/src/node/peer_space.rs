@@ -77,6 +77,12 @@ impl PeerSpace {
             .is_some_and(|heard| heard.below_reserve)
     }
 
+    /// Whether a voter's disk was heard to have space, no longer ago than this.
+    pub fn has_space(&self, peer: RaftId, within: Duration, now: Instant) -> bool {
+        let heard = self.known().heard.get(&peer).copied();
+        heard.is_some_and(|heard| !heard.below_reserve && now.saturating_duration_since(heard.at) <= within)
+    }
+
     /// Whether ordinary entries can be committed, as far as disks go. Who was not heard for longer
     /// than `silence` has no space either; a leader that took office since then gives everybody time.
     pub fn majorities_have_space(&self, leader: &Leader<'_>, silence: Duration, now: Instant) -> bool {
@@ -156,6 +162,8 @@ mod tests {
         assert!(!open(&peers, true, &voters, later));
         peers.hear(B, false, later);
         assert!(open(&peers, true, &voters, later));
+        assert!(peers.has_space(B, SILENCE, later) && !peers.has_space(C, SILENCE, later));
+        assert!(!peers.has_space(B, SILENCE, later + 2 * SILENCE));
     }
 
     #[test]

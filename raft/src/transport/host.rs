@@ -39,6 +39,10 @@ pub(crate) trait Host: Send + Sync + 'static {
     /// The name that the membership known here gives to a Raft id.
     fn member_name(&self, raft_id: RaftId) -> Option<String>;
 
+    /// Whether a Raft id belonged to a member that was removed, as far as can be told: ids grow, and
+    /// this one is below another's that is in the membership known here.
+    fn was_removed(&self, raft_id: RaftId) -> bool;
+
     /// Raft, once it runs.
     fn raft(&self) -> Option<Arc<dyn Endpoint>>;
 

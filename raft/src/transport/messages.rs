@@ -96,6 +96,9 @@ pub enum Refusal {
     /// A received snapshot could not be stored or is damaged.
     #[error("the snapshot was not received: {0}")]
     Snapshot(String),
+    /// The asking node was a member and is none any more.
+    #[error("the asking node was removed from the cluster")]
+    Removed,
 }
 
 /// A vote as it travels.

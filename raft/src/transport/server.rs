@@ -165,16 +165,25 @@ async fn raft_reply(
             Err(Refusal::Malformed)
         }
     };
+    // Whoever was removed stands for no election. Appends it may still send: a leader that removes
+    // itself has to bring the entry that does so, and only a quorum makes a leader.
+    let stands = |node: u64| {
+        in_own_name(node)?;
+        if transport.host.was_removed(peer) {
+            return Err(Refusal::Removed);
+        }
+        Ok(())
+    };
     let stopping = |_| Refusal::Stopping;
     Ok(match question {
         Question::Vote(ballot) => {
-            in_own_name(ballot.vote.node)?;
+            stands(ballot.vote.node)?;
             // A candidate has stored its vote before it asks for another's.
             transport.acknowledged.voted(peer, ballot.vote.term);
             Reply::Vote(raft.vote(ballot.into()).await.map_err(stopping)?.into())
         }
         Question::PreVote(ballot) => {
-            in_own_name(ballot.vote.node)?;
+            stands(ballot.vote.node)?;
             Reply::Vote(raft.pre_vote(ballot.into()).await.map_err(stopping)?.into())
         }
         Question::Heartbeat(append) => {
