@@ -1,4 +1,5 @@
-//! What the cluster keeps in the state for itself: Raft ids, the rules' version, the audit's limit.
+//! What the cluster keeps in the state for itself: Raft ids, when each member came, the rules' version,
+//! the audit's limit.
 
 use super::{
     machine::{Machine, Stop},
@@ -6,22 +7,29 @@ use super::{
 };
 use crate::{
     command::{AuditRetention, Done, Refusal},
-    state::Meta,
+    state::{JOINED_KEY, Joined, Meta, Table, Transaction},
 };
 use conclave_raft::types::decode_membership;
+use std::io;
 
 /// The newest version of apply's rules that this build knows. A leader must not propose a higher
 /// one: it could not apply what it proposed.
 pub const NEWEST_RULES: u32 = 1;
 
-/// Raft ids that a membership names were given out, whoever did it.
-pub(super) fn note_members(meta: &mut Meta, membership: &[u8]) {
+/// Raft ids that a membership names were given out, whoever did it; and each came when the first
+/// membership that names it was applied.
+pub(super) fn note_members(rows: &mut Transaction<'_>, meta: &mut Meta, membership: &[u8]) -> io::Result<()> {
     let Ok(membership) = decode_membership(membership) else {
-        return;
+        return Ok(());
     };
+    let before: Joined = rows.get(Table::Meta, JOINED_KEY)?.unwrap_or_default();
+    let came = |raft_id: u64| before.get(&raft_id).copied().unwrap_or(meta.time_ms);
+    let joined: Joined = membership.nodes().map(|(id, _)| (*id, came(*id))).collect();
+    rows.put(Table::Meta, JOINED_KEY, &joined);
     if let Some(highest) = membership.nodes().map(|(id, _)| *id).max() {
         meta.next_raft_id = meta.next_raft_id.max(highest.saturating_add(1));
     }
+    Ok(())
 }
 
 /// Gives out a Raft id that was never used.

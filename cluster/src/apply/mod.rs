@@ -87,7 +87,7 @@ pub(crate) fn apply_entry(
         CommittedPayload::Blank => Bytes::new(),
         CommittedPayload::Membership(membership) => {
             rows.put(Table::Meta, MEMBERSHIP_KEY, &(position, membership));
-            cluster::note_members(meta, membership);
+            cluster::note_members(rows, meta, membership)?;
             Bytes::new()
         }
         CommittedPayload::Proposal(proposal) => {

@@ -12,16 +12,17 @@ use super::{
 use crate::{
     command::{Command, Done, Operation, Outcome, Step},
     metric_definitions,
+    state::Joined,
 };
 use bytes::Bytes;
 use conclave_raft::{
     codec,
     formation::messages::JoinGrant,
     identity::{NodeRecord, RaftId},
-    node::{MembershipChange, MembershipError, Peer, RaftStatus},
+    node::{Member, MembershipChange, MembershipError, Peer, RaftStatus},
 };
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -36,8 +37,8 @@ const LOST_GRANT_AFTER: Duration = Duration::from_secs(30);
 /// How long the log may take for the id and for the membership.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What this node remembers of who joined. Every node watches the membership, so that a new leader
-/// remembers as well as the old one did.
+/// What this node remembers of who may join. When each member came is in the state, where a restart of
+/// all nodes does not forget it.
 #[derive(Default)]
 pub(super) struct Joins {
     memory: Mutex<Memory>,
@@ -46,23 +47,22 @@ pub(super) struct Joins {
 
 #[derive(Default)]
 struct Memory {
-    known: BTreeSet<RaftId>,
-    joined: BTreeMap<String, Instant>,
+    /// When an id was given out here; it may not have come into the membership.
+    given_out: BTreeMap<String, Instant>,
     approved: BTreeMap<String, Instant>,
 }
 
-impl Joins {
-    /// Notes who is new in the membership.
-    pub(super) fn observe(&self, status: &RaftStatus, now: Instant) {
-        let mut memory = self.memory();
-        let first = memory.known.is_empty();
-        for (&raft_id, member) in &status.members {
-            if memory.known.insert(raft_id) && !first {
-                memory.joined.insert(member.record.name.clone(), now);
-            }
-        }
-    }
+/// What a decision is made on.
+struct Now<'n> {
+    members: &'n BTreeMap<RaftId, Member>,
+    /// When each came, in milliseconds of the state's time.
+    joined: &'n Joined,
+    /// The leader's time in milliseconds.
+    time_ms: u64,
+    instant: Instant,
+}
 
+impl Joins {
     /// Lets a name in until the deadline, however recently it joined.
     pub(super) fn approve(&self, name: &str, until: Instant) {
         let mut memory = self.memory();
@@ -70,39 +70,52 @@ impl Joins {
         memory.approved.insert(name.to_owned(), until);
     }
 
-    fn may_join(&self, name: &str, status: &RaftStatus, now: Instant) -> Result<(), String> {
+    fn may_join(&self, name: &str, now: &Now<'_>) -> Result<(), String> {
         let memory = self.memory();
-        if memory.approved.get(name).is_some_and(|&until| now < until) {
+        if memory
+            .approved
+            .get(name)
+            .is_some_and(|&until| now.instant < until)
+        {
             return Ok(());
         }
-        let mut incarnations = status
+        let incarnations: Vec<_> = now
             .members
-            .values()
-            .filter(|member| member.record.name == name)
-            .peekable();
-        if incarnations.peek().is_none() {
+            .iter()
+            .filter(|(_, member)| member.record.name == name)
+            .collect();
+        if incarnations.is_empty() {
             return Err(format!(
                 "{name} is no member; `conclave cluster add {name}` lets it in"
             ));
         }
         // Voters' progress is left out: they do not stem from a grant that was lost.
-        let lost_grant = incarnations.any(|member| !member.voter && member.matched_index.is_none());
+        let mut members = incarnations.iter().map(|(_, member)| member);
+        let lost_grant = members.any(|member| !member.voter && member.matched_index.is_none());
         let pause = if lost_grant { LOST_GRANT_AFTER } else { JOIN_EVERY };
-        match memory.joined.get(name) {
-            Some(&joined) if now < joined + pause => Err(format!(
-                "{name} joined {} s ago and may do so again by itself after {} s; `conclave cluster replace` lets it in at once",
-                (now - joined).as_secs(),
-                pause.as_secs(),
-            )),
-            _ => Ok(()),
+        let came = incarnations
+            .iter()
+            .filter_map(|(raft_id, _)| now.joined.get(&raft_id.0))
+            .max();
+        let ago = came.map(|came_ms| Duration::from_millis(now.time_ms.saturating_sub(*came_ms)));
+        let given_out = memory.given_out.get(name);
+        let given_out_ago = given_out.map(|at| now.instant.saturating_duration_since(*at));
+        for (ago, pause) in [(ago, pause), (given_out_ago, LOST_GRANT_AFTER)] {
+            if let Some(ago) = ago.filter(|ago| *ago < pause) {
+                return Err(format!(
+                    "{name} joined {} s ago and may do so again by itself after {} s; `conclave cluster replace` lets it in at once",
+                    ago.as_secs(),
+                    pause.as_secs(),
+                ));
+            }
         }
+        Ok(())
     }
 
-    fn joined(&self, name: &str, raft_id: RaftId) {
+    fn gave_out(&self, name: &str) {
         let mut memory = self.memory();
-        memory.known.insert(raft_id);
         memory.approved.remove(name);
-        memory.joined.insert(name.to_owned(), Instant::now());
+        memory.given_out.insert(name.to_owned(), Instant::now());
     }
 
     fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
@@ -150,16 +163,29 @@ impl Inner {
 
     /// Lets in a node with an empty directory, if this node leads and the name may join now.
     pub(super) async fn admit(&self, name: &str, address: &str) -> Result<RaftId, String> {
-        if !self.leadership.borrow().leads_here() {
-            return Err("leadership is changing".into());
-        }
         let _one = self.joins.one_at_a_time.lock().await;
         let status = self.raft.status().borrow().clone();
-        self.joins.may_join(name, &status, Instant::now())?;
+        self.may_join_now(name, &status)?;
         let raft_id = self.let_in(name, address, &status).await?;
         tracing::info!(node = name, %raft_id, "an empty directory joined as a learner");
         metrics::counter!(metric_definitions::MEMBERS_JOINED).increment(1);
         Ok(raft_id)
+    }
+
+    fn may_join_now(&self, name: &str, status: &RaftStatus) -> Result<(), String> {
+        let seen = self.leadership.borrow().clone();
+        let (true, Some(stamp)) = (seen.leads_here(), self.clock.stamp(seen.term)) else {
+            return Err("leadership is changing".into());
+        };
+        let view = self.store.view();
+        let joined = view.joined().map_err(|error| error.to_string())?;
+        let now = Now {
+            members: &status.members,
+            joined: &joined,
+            time_ms: stamp.time_ms.max(view.time_ms()),
+            instant: Instant::now(),
+        };
+        self.joins.may_join(name, &now)
     }
 
     async fn let_in(&self, name: &str, address: &str, status: &RaftStatus) -> Result<RaftId, String> {
@@ -177,7 +203,7 @@ impl Inner {
             .allocate_raft_id(deadline)
             .await
             .map_err(|error| error.to_string())?;
-        self.joins.joined(name, raft_id);
+        self.joins.gave_out(name);
         let record = NodeRecord {
             name: name.to_owned(),
             address: address.to_owned(),
@@ -224,68 +250,103 @@ pub(super) fn upkeep(operation: Operation) -> Command {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use conclave_raft::node::Member;
 
-    fn status(members: &[(u64, &str, bool, Option<u64>)]) -> RaftStatus {
-        let members = members.iter().map(|&(raft_id, name, voter, matched_index)| {
+    /// Id, name, whether it votes, its progress, and when it came.
+    type Came = (u64, &'static str, bool, Option<u64>, u64);
+
+    struct Cluster {
+        members: BTreeMap<RaftId, Member>,
+        joined: Joined,
+    }
+
+    fn cluster(members: &[Came]) -> Cluster {
+        let member = |&(raft_id, name, voter, matched_index, _): &Came| {
             let record = NodeRecord {
                 name: name.into(),
                 address: "127.0.0.1:1".into(),
             };
-            (
-                RaftId(raft_id),
-                Member {
-                    record,
-                    voter,
-                    matched_index,
-                    last_acknowledged_ms: None,
-                },
-            )
-        });
-        RaftStatus {
-            members: members.collect(),
-            ..RaftStatus::default()
+            let member = Member {
+                record,
+                voter,
+                matched_index,
+                last_acknowledged_ms: None,
+            };
+            (RaftId(raft_id), member)
+        };
+        Cluster {
+            members: members.iter().map(member).collect(),
+            joined: members
+                .iter()
+                .map(|&(raft_id, .., came_ms)| (raft_id, came_ms))
+                .collect(),
         }
     }
 
+    impl Cluster {
+        fn may_join(&self, joins: &Joins, name: &str, time_ms: u64) -> Result<(), String> {
+            let now = Now {
+                members: &self.members,
+                joined: &self.joined,
+                time_ms,
+                instant: Instant::now(),
+            };
+            joins.may_join(name, &now)
+        }
+    }
+
+    const NOW_MS: u64 = 1_700_000_000_000;
+    const JOIN_EVERY_MS: u64 = JOIN_EVERY.as_millis() as u64;
+    const LOST_GRANT_AFTER_MS: u64 = LOST_GRANT_AFTER.as_millis() as u64;
+
+    /// Also for a node that has only just started: what it knows is in the state.
     #[test]
     fn a_name_joins_by_itself_once_in_ten_minutes() {
-        let (joins, now) = (Joins::default(), Instant::now());
-        let before = status(&[(1, "a", true, None), (2, "b", true, None)]);
-        joins.observe(&before, now);
-        assert!(joins.may_join("b", &before, now).is_ok());
-        let after = status(&[
-            (1, "a", true, None),
-            (2, "b", true, None),
-            (3, "b", false, Some(9)),
-        ]);
-        joins.observe(&after, now);
-        assert!(joins.may_join("b", &after, now).is_err());
-        assert!(joins.may_join("b", &after, now + JOIN_EVERY).is_ok());
+        let joins = Joins::default();
+        let founders = cluster(&[(1, "a", true, None, 0), (2, "b", true, None, 0)]);
+        assert!(founders.may_join(&joins, "b", NOW_MS).is_ok());
+        let replaced = cluster(&[(1, "a", true, None, 0), (3, "b", true, Some(9), NOW_MS)]);
+        assert!(
+            replaced
+                .may_join(&joins, "b", NOW_MS + JOIN_EVERY_MS - 1)
+                .is_err()
+        );
+        assert!(replaced.may_join(&joins, "b", NOW_MS + JOIN_EVERY_MS).is_ok());
+        assert!(replaced.may_join(&joins, "a", NOW_MS).is_ok());
     }
 
     #[test]
     fn a_lost_grant_is_given_again_sooner() {
-        let (joins, now) = (Joins::default(), Instant::now());
-        joins.observe(&status(&[(2, "b", true, None)]), now);
-        let after = status(&[(2, "b", true, Some(4)), (3, "b", false, None)]);
-        joins.observe(&after, now);
-        assert!(joins.may_join("b", &after, now).is_err());
-        assert!(joins.may_join("b", &after, now + LOST_GRANT_AFTER).is_ok());
+        let joins = Joins::default();
+        let granted = cluster(&[(2, "b", true, Some(4), 0), (3, "b", false, None, NOW_MS)]);
+        assert!(
+            granted
+                .may_join(&joins, "b", NOW_MS + LOST_GRANT_AFTER_MS - 1)
+                .is_err()
+        );
+        assert!(
+            granted
+                .may_join(&joins, "b", NOW_MS + LOST_GRANT_AFTER_MS)
+                .is_ok()
+        );
+    }
+
+    #[test]
+    fn an_id_that_came_into_no_membership_counts() {
+        let joins = Joins::default();
+        let founders = cluster(&[(1, "a", true, None, 0), (2, "b", true, None, 0)]);
+        joins.gave_out("b");
+        assert!(founders.may_join(&joins, "b", NOW_MS).is_err());
+        assert!(founders.may_join(&joins, "a", NOW_MS).is_ok());
     }
 
     #[test]
     fn strangers_wait_for_an_operator() {
-        let (joins, now) = (Joins::default(), Instant::now());
-        let members = status(&[(1, "a", true, None)]);
-        joins.observe(&members, now);
-        assert!(joins.may_join("d", &members, now).is_err());
-        joins.approve("d", now + Duration::from_secs(5));
-        assert!(joins.may_join("d", &members, now).is_ok());
-        assert!(
-            joins
-                .may_join("d", &members, now + Duration::from_secs(6))
-                .is_err()
-        );
+        let joins = Joins::default();
+        let members = cluster(&[(1, "a", true, None, 0)]);
+        assert!(members.may_join(&joins, "d", NOW_MS).is_err());
+        joins.approve("d", Instant::now() + Duration::from_secs(3600));
+        assert!(members.may_join(&joins, "d", NOW_MS).is_ok());
+        joins.approve("d", Instant::now());
+        assert!(members.may_join(&joins, "d", NOW_MS).is_err());
     }
 }

@@ -26,7 +26,6 @@ pub(super) async fn run(node: Arc<Inner>) {
     loop {
         let seen = leadership.borrow_and_update().clone();
         let status = node.raft.status().borrow().clone();
-        node.joins.observe(&status, Instant::now());
         if seen.leads_here() {
             tokio::select! {
                 () = node.keep_up(&seen, &status) => {}

@@ -6,11 +6,18 @@ use crate::{
 };
 use conclave_raft::state_machine::LogPosition;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// The key of [`Meta`] in its table.
 pub const META_KEY: &[u8] = b"meta";
 /// The key of the membership (position and bytes, as Raft gave them).
 pub const MEMBERSHIP_KEY: &[u8] = b"membership";
+/// The key of [`Joined`].
+pub const JOINED_KEY: &[u8] = b"joined";
+
+/// When each member came: its Raft id, and the state time in milliseconds at which a membership first
+/// named it (0 for those that formed the cluster).
+pub type Joined = BTreeMap<u64, u64>;
 
 /// The audit limit of a new cluster, until [`crate::command::Operation::SetAuditRetention`].
 pub const DEFAULT_AUDIT_LIMIT_BYTES: u64 = 4 * 1024 * 1024 * 1024;

@@ -31,7 +31,7 @@ pub use store::Store;
 pub use view::StateView;
 
 pub(crate) use database::{Cursor, Direction, KeyRange};
-pub(crate) use meta::{MEMBERSHIP_KEY, META_KEY};
+pub(crate) use meta::{JOINED_KEY, Joined, MEMBERSHIP_KEY, META_KEY};
 pub(crate) use rows::{StoredValue, WindowOrder, WindowRow};
 pub(crate) use table::Table;
 pub(crate) use transaction::Transaction;

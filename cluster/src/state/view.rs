@@ -3,7 +3,7 @@
 use super::{
     database::{Cursor, Database, Direction, KeyRange},
     digest::Digest,
-    meta::{MEMBERSHIP_KEY, META_KEY, Meta},
+    meta::{JOINED_KEY, Joined, MEMBERSHIP_KEY, META_KEY, Meta},
     rows::{self, StoredValue},
     table::Table,
     transaction::RUNNING_DIGEST_KEY,
@@ -70,6 +70,11 @@ impl StateView {
     /// The last applied membership.
     pub fn membership(&self) -> io::Result<Option<(LogPosition, Bytes)>> {
         self.get(Table::Meta, MEMBERSHIP_KEY)
+    }
+
+    /// When each member of the last applied membership came.
+    pub(crate) fn joined(&self) -> io::Result<Joined> {
+        Ok(self.get(Table::Meta, JOINED_KEY)?.unwrap_or_default())
     }
 
     /// State time in milliseconds from which a [`crate::command::Operation::Tick`] has something to

@@ -182,3 +182,93 @@ async fn a_removal_that_would_lose_the_quorum_is_refused() {
         .await
         .unwrap();
 }
+
+/// What a member may ask of the leader, a node that was removed may not, although its certificate is
+/// as good as before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_node_has_no_powers() {
+    let mut cluster = TestCluster::start(3).await;
+    let removed = cluster.follower().await;
+    let id = |cluster: &TestCluster, number: usize| cluster.node(number).status().borrow().raft.raft_id;
+    let removed_id = id(&cluster, removed).unwrap();
+    let leader = cluster.leader().await;
+    cluster
+        .node(removed)
+        .propose(put(place(1), b"as a member"), soon())
+        .await
+        .unwrap();
+    cluster
+        .node(leader)
+        .remove_member(removed_id, soon())
+        .await
+        .unwrap();
+
+    let shortly = || Instant::now() + Duration::from_secs(2);
+    let proposed = cluster
+        .node(removed)
+        .propose(put(place(2), b"as a stranger"), shortly())
+        .await;
+    assert!(proposed.is_err(), "{proposed:?}");
+    let other = id(&cluster, leader).unwrap();
+    let operated = cluster.node(removed).remove_member(other, shortly()).await;
+    assert!(operated.is_err(), "{operated:?}");
+    assert!(cluster.status(removed, |status| status.removed).await.removed);
+
+    // Its name is a member's no more: emptied, it waits for an operator.
+    cluster.kill(removed).await;
+    cluster.wipe(removed);
+    cluster.run(removed).await;
+    assert!(!joins_within(&cluster, removed, Duration::from_secs(3)).await);
+    let name = format!("node-{removed}");
+    let again = cluster.node(leader).add_member(&name, soon()).await.unwrap();
+    assert!(again > removed_id);
+    let answer = cluster
+        .node(leader)
+        .propose(disclose(place(2)), soon())
+        .await
+        .unwrap();
+    assert!(
+        matches!(answer.outcome, conclave_cluster::command::Outcome::Refused { .. }),
+        "{answer:?}"
+    );
+}
+
+/// A disk that fails again and again cannot fill the membership, also if all nodes are restarted.
+#[tokio::test(flavor = "multi_thread")]
+async fn how_often_a_name_joins_by_itself_survives_a_restart_of_all() {
+    let mut cluster = TestCluster::start(3).await;
+    let wiped = cluster.follower().await;
+    let old_id = cluster.node(wiped).status().borrow().raft.raft_id.unwrap();
+    cluster.kill(wiped).await;
+    cluster.wipe(wiped);
+    cluster.run(wiped).await;
+    let status = cluster
+        .status(wiped, |status| {
+            let me = status.raft.raft_id;
+            me.is_some_and(|me| status.raft.members.get(&me).is_some_and(|member| member.voter))
+                && !status.raft.joint()
+                && !status.raft.members.contains_key(&old_id)
+        })
+        .await;
+    let id = status.raft.raft_id.unwrap();
+    for number in 0..3 {
+        cluster.kill(number).await;
+    }
+    cluster.wipe(wiped);
+    for number in 0..3 {
+        cluster.run(number).await;
+    }
+    let asked = (wiped + 1) % 3;
+    cluster.status(asked, |status| status.raft.leader.is_some()).await;
+    assert!(!joins_within(&cluster, wiped, Duration::from_secs(4)).await);
+    // An operator may let it in.
+    let successor = cluster.node(asked).replace_member(id, soon()).await.unwrap();
+    assert!(successor > id);
+}
+
+/// Whether a node with an empty directory is let in.
+async fn joins_within(cluster: &TestCluster, number: usize, time: Duration) -> bool {
+    let mut status = cluster.node(number).status();
+    let joined = status.wait_for(|status| status.raft.raft_id.is_some());
+    tokio::time::timeout(time, joined).await.is_ok()
+}

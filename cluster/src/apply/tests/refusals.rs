@@ -458,6 +458,24 @@ fn raft_ids_are_above_every_member() {
     assert_eq!(bench.run(Operation::AllocateRaftId), Done::RaftId(11));
 }
 
+/// What limits how often a node rejoins by itself survives with the state.
+#[test]
+fn the_state_knows_when_each_member_came() {
+    let mut bench = Bench::new();
+    let named = |ids: &[u64]| {
+        let nodes: BTreeMap<u64, NodeRecord> = ids.iter().map(|id| (*id, NodeRecord::default())).collect();
+        CommittedPayload::Membership(openraft_membership(vec![BTreeSet::from([1])], nodes))
+    };
+    bench.apply_payload(named(&[1, 2]));
+    bench.run(Operation::AllocateRaftId);
+    bench.apply_payload(named(&[1, 2, 3]));
+    bench.time_ms += 5_000;
+    bench.run(Operation::Tick);
+    bench.apply_payload(named(&[1, 3]));
+    let joined = bench.store.view().joined().unwrap();
+    assert_eq!(joined, BTreeMap::from([(1, 0), (3, 1_000)]));
+}
+
 fn openraft_membership(voters: Vec<BTreeSet<u64>>, nodes: BTreeMap<u64, NodeRecord>) -> Bytes {
     encode_membership(&conclave_raft::types::Membership::new(voters, nodes).unwrap())
 }
