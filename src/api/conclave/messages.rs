@@ -158,6 +158,7 @@ pub struct Status {
     #[serde(default)]
     pub verification: Option<VerificationProgress>,
     /// Whether a change of the membership is between its two steps: old and new voters both decide.
+    #[serde(default)]
     pub joint: bool,
     /// Digest of the grants in force on this node.
     pub grants_digest: String,
@@ -261,6 +262,7 @@ pub struct ClusterMembers {
     pub leader_id: Option<u64>,
     pub term: u64,
     /// Whether a change of the membership is between its two steps: old and new voters both decide.
+    #[serde(default)]
     pub joint: bool,
     pub members: Vec<MemberEntry>,
 }
