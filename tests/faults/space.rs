@@ -141,7 +141,9 @@ async fn emptied_although_an_entry_waits(cluster: &mut TestCluster, figures: &Fi
         client.delete("app/goes").await.map_err(|error| error.to_string())
     })
     .await;
-    let refused = client.put("app/too-much", b"no space").await;
+    // The client tries again until its time is up.
+    let hasty = cluster.client().with_timeout(Duration::from_secs(1));
+    let refused = hasty.put("app/too-much", b"no space").await;
     assert!(refused.is_err(), "{refused:?}");
     (0..3).for_each(|node| figures.set(node, PLENTY));
     eventually("the cluster takes writes again", PATIENCE, async || {
