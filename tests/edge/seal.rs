@@ -32,9 +32,46 @@ use std::{
 async fn keys_that_are_missing_wrong_exposed_or_replaced() {
     let mut cluster = with_keys_of_their_own().await;
     cluster.client().put("app/password", b"first").await.expect("put");
+    plaintext_stays_in_memory_and_is_never_compressed(&cluster).await;
     a_sealed_node_says_why_and_votes(&mut cluster).await;
     a_sealed_leader_with_unsealed_followers(&mut cluster).await;
     another_wrapping(&mut cluster).await;
+}
+
+/// No core dumps, memory locked where it is allowed or else a warning, and values that are sent at
+/// their length, so that what surrounds them tells nothing of them.
+async fn plaintext_stays_in_memory_and_is_never_compressed(cluster: &TestCluster) {
+    let process = format!("/proc/{}", cluster.pid(0));
+    let limits = fs::read_to_string(format!("{process}/limits")).expect("the process's limits");
+    let core_files = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max core file size"));
+    let core_files: Vec<&str> = core_files.expect("a limit").split_whitespace().collect();
+    assert_eq!(core_files[..2], ["0", "0"]);
+    let status = fs::read_to_string(format!("{process}/status")).expect("the process's status");
+    let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:"));
+    let is_locked = locked.is_some_and(|size| !size.trim().starts_with("0 "));
+    let warns = requests::log(cluster, 0).contains("memory is not locked");
+    assert!(is_locked != warns, "{locked:?} is locked, and a warning: {warns}");
+
+    let long = vec![b'x'; 100_000];
+    cluster.client().put("app/long", &long).await.expect("put");
+    let response = cluster
+        .http(Some(&cluster.administrator()))
+        .post(format!("{}/api/get", cluster.api(0)))
+        .header("content-type", "application/json")
+        .header("sec-x-tailscale-no-browsers", "setec")
+        .header("accept-encoding", "gzip, deflate, br, zstd")
+        .body(json!({"Name": "app/long"}).to_string())
+        .send()
+        .await
+        .expect("an answer");
+    assert!(
+        !response.headers().contains_key("content-encoding"),
+        "{response:?}"
+    );
+    let body = response.bytes().await.expect("a body");
+    assert!(body.len() > long.len(), "{} bytes", body.len());
 }
 
 /// Missing at the start, then another key, then the right one but readable by others, then right.
