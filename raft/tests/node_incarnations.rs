@@ -176,6 +176,47 @@ async fn an_old_copy_of_a_disk_is_treated_as_wiped() {
     cluster.stop().await;
 }
 
+/// As a power cut between installing a snapshot and purging the log leaves it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_ends_before_the_state_is_no_reverted_disk() {
+    let mut cluster = TestCluster::formed(3).await;
+    let first = cluster.propose("in the log").await;
+    cluster.applied_everywhere(first.position.index).await;
+    let leader = cluster.leader().await;
+    let victim = cluster
+        .nodes
+        .keys()
+        .find(|name| **name != leader)
+        .unwrap()
+        .clone();
+    let raft_id = cluster.raft_id(&victim);
+    cluster.kill(&victim).await;
+    let (log, copy) = (
+        cluster.data_dir(&victim).join("log"),
+        cluster.directory.path().join("copy"),
+    );
+    copy_directory(&log, &copy);
+    cluster.start(&victim).await;
+    let newer = cluster.propose("in the state").await;
+    cluster.applied_everywhere(newer.position.index).await;
+    cluster
+        .wait(&leader, "the acknowledgement", |status| {
+            status.members[&raft_id].matched_index >= Some(newer.position.index)
+        })
+        .await;
+    cluster.node(&victim).journal.flush().unwrap();
+    cluster.kill(&victim).await;
+    fs::remove_dir_all(&log).unwrap();
+    copy_directory(&copy, &log);
+
+    cluster.start(&victim).await;
+    let last = cluster.propose("last").await;
+    cluster.applied(&victim, last.position.index).await;
+    let status = cluster.status(&victim);
+    assert_eq!((status.raft_id, status.halted), (Some(raft_id), None));
+    cluster.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_clusters_disk_is_refused() {
     let ours = TestCluster::formed(3).await;

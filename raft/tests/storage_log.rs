@@ -277,6 +277,27 @@ async fn nothing_is_purged_before_the_state_is_durable() {
     assert_eq!(entries(&mut open(&engine.crash()), 0..10).await.len(), 2);
 }
 
+/// What a snapshot that was installed leaves of the log: nothing, and the place where it goes on.
+#[tokio::test]
+async fn where_the_log_goes_on_after_a_snapshot_survives_a_power_cut() {
+    let engine = SimulatedEngine::default();
+    let mut store = open(&engine);
+    append(&mut store, vec![proposal(1, 0, "a"), proposal(1, 1, "b")])
+        .await
+        .await
+        .unwrap()
+        .unwrap();
+    let before = engine.syncs();
+    store.purge(LogId::new_term_index(1, 0)).await.unwrap();
+    assert_eq!(engine.syncs(), before, "this one may be forgotten");
+    let installed = LogId::new_term_index(2, 9);
+    store.purge(installed).await.unwrap();
+    assert_eq!(store.durable().last, Some(installed));
+    let store = open(&engine.crash());
+    assert_eq!(store.durable().last, Some(installed));
+    assert_eq!(store.last_log_id(), Some(installed));
+}
+
 #[tokio::test]
 async fn a_hole_is_never_made() {
     let mut store = open(&SimulatedEngine::default());

@@ -70,6 +70,7 @@ pub(super) async fn start(
     check(&identity, applied, opened.log.clone())
         .await
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", options.data_dir.display())))?;
+    take_up_installed(applied, opened.log.clone()).await?;
     let core = Core::new(options, identity, opened, space.clone());
     let transport = Transport::new(tls, Arc::clone(&core) as _);
     status::publish_identity(&core);
@@ -163,6 +164,17 @@ async fn check(identity: &Identity, applied: Option<LogPosition>, mut log: LogSt
         ));
     }
     Ok(())
+}
+
+/// A crash between installing a snapshot and purging the log leaves a log that ends before the state.
+/// openraft would purge it later; by then other nodes would have been told of the earlier end, which
+/// is less than what this node acknowledged.
+async fn take_up_installed(applied: Option<LogPosition>, mut log: LogStore) -> io::Result<()> {
+    let end = log.last_log_id().map(|last| last.index);
+    match applied {
+        Some(applied) if Some(applied.index) > end => log.purge(applied.into()).await,
+        _ => Ok(()),
+    }
 }
 
 /// From an empty directory to a running Raft.

@@ -328,11 +328,13 @@ impl RaftLogStorage<LogTypes> for LogStore {
         }
         let done = self
             .queue(|memory| {
+                let moves_end = memory.last < Some(log_id);
                 memory.purge(log_id);
                 let (reply, done) = oneshot::channel();
                 Ok((
                     Operation::Purge {
                         upto: log_id,
+                        moves_end,
                         last: memory.last,
                         reply,
                     },
@@ -687,6 +689,8 @@ enum Operation {
     },
     Purge {
         upto: LogId,
+        /// Whether it reaches beyond the last entry, as after the installation of a snapshot.
+        moves_end: bool,
         last: Option<LogId>,
         reply: oneshot::Sender<io::Result<()>>,
     },
@@ -789,12 +793,15 @@ impl Operation {
         }
     }
 
-    /// A purge needs no sync: what it deletes is in the durable state. What is committed may be
-    /// forgotten: a leader tells it again.
+    /// A purge needs no sync: what it deletes is in the durable state, and comes back harmlessly. One
+    /// that moves the log's end does: other nodes hear of that end, and a log that ends earlier after
+    /// a power cut would be taken for a reverted disk. What is committed may be forgotten: a leader
+    /// tells it again.
     fn must_be_synced(&self) -> bool {
         match self {
             Self::Append(_) | Self::SaveVote { .. } | Self::Truncate { .. } => true,
-            Self::SaveCommitted { .. } | Self::Purge { .. } => false,
+            Self::Purge { moves_end, .. } => *moves_end,
+            Self::SaveCommitted { .. } => false,
         }
     }
 
