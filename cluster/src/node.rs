@@ -385,7 +385,7 @@ impl Cluster {
         self.inner.crash().await;
     }
 
-    /// Hands leadership over, finishes what was accepted, and stops.
+    /// Finishes what was accepted, hands leadership over, and stops.
     pub async fn shutdown(&self, grace: Duration) {
         self.inner.shutdown(grace).await;
     }

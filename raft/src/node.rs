@@ -254,7 +254,8 @@ impl RaftNode {
     ) -> Result<Self, StartError> {
         let (core, transport) = life::start(options, listener, state_machine, service).await?;
         let (proposals, queue) = mpsc::channel(proposing::QUEUE);
-        transport.spawn(proposing::run(Arc::clone(&core), queue));
+        let proposing = proposing::run(Arc::clone(&core), queue);
+        transport.spawn(Arc::clone(&core).supervise("hands proposals to Raft", proposing));
         Ok(Self {
             inner: Arc::new(Inner {
                 core,
@@ -427,17 +428,11 @@ impl RaftNode {
         self.inner.transport.cut();
     }
 
-    /// Stops: hands leadership over first when this node leads, then stops taking part. Afterwards
-    /// the data directory may be opened again.
+    /// Stops: hands leadership over first when this node leads and another voter answers, then stops
+    /// taking part. With no grace nothing is handed over. Afterwards the data directory may be opened
+    /// again.
     pub async fn shutdown(&self, grace: Duration) {
-        let deadline = Instant::now() + grace;
-        let leads = self.inner.core.status.borrow().role == Role::Leader;
-        if leads
-            && !grace.is_zero()
-            && let Err(error) = self.transfer_leadership(None, deadline).await
-        {
-            tracing::info!(%error, "leadership was not handed over before stopping");
-        }
+        life::hand_over(&self.inner.core, grace).await;
         life::stop(&self.inner.core, &self.inner.transport).await;
     }
 

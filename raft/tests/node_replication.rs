@@ -3,9 +3,12 @@
 mod support;
 
 use bytes::Bytes;
-use conclave_raft::node::{ProposeError, Role};
+use conclave_raft::{
+    node::{ProposeError, Role},
+    storage::snapshot_policy::SnapshotPolicyOptions,
+};
 use std::time::Duration;
-use support::{TestCluster, soon};
+use support::{PATIENCE, TestCluster, soon};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_nodes_form_a_cluster_and_apply_the_same_entries() {
@@ -195,5 +198,65 @@ async fn nodes_answer_each_others_calls() {
         .await
         .unwrap();
     assert_eq!(answer, "n1:hello");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ordinary_stop_is_no_halt() {
+    let mut cluster = TestCluster::formed(1).await;
+    let node = cluster.nodes.remove("n1").unwrap();
+    let status = node.raft.status();
+    node.raft.shutdown(soon() - tokio::time::Instant::now()).await;
+    assert_eq!(status.borrow().halted, None);
+    node.raft.halt("too late".into());
+    assert_eq!(status.borrow().halted, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whom_nobody_answers_stops_without_waiting() {
+    let mut cluster = TestCluster::formed(3).await;
+    let applied = cluster.propose("a").await;
+    cluster.applied_everywhere(applied.position.index).await;
+    let leader = cluster.leader().await;
+    for name in ["n1", "n2", "n3"].into_iter().filter(|name| *name != leader) {
+        cluster.kill(name).await;
+    }
+    let own = cluster.status(&leader).raft_id;
+    cluster
+        .wait(&leader, "silence", |status| {
+            let mut others = status.members.iter().filter(|(id, _)| Some(**id) != own);
+            others.all(|(_, member)| member.last_acknowledged_ms.is_none_or(|ago_ms| ago_ms > 1000))
+        })
+        .await;
+    let node = cluster.nodes.remove(&leader).unwrap();
+    // Trying to hand over until its grace is used up would take far longer.
+    let stopped = node.raft.shutdown(PATIENCE * 10);
+    assert!(tokio::time::timeout(PATIENCE, stopped).await.is_ok());
+}
+
+/// The disk refuses just where openraft calls the log within its own core, and the test's answer to a
+/// failed disk is a panic.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_in_rafts_core_halts_the_node() {
+    let mut cluster = TestCluster::configure(1);
+    cluster.snapshots = SnapshotPolicyOptions {
+        after_log_bytes: 20_000,
+        keep_log_bytes: 2_000,
+        check_every: Duration::from_millis(20),
+        ..SnapshotPolicyOptions::default()
+    };
+    cluster.start("n1").await;
+    cluster.leader().await;
+    // One by the policy, before it asks for a purge; the next by the purge itself.
+    *cluster.node("n1").journal.flushes_left.lock().unwrap() = Some(1);
+    let payload = "x".repeat(10_000);
+    for _ in 0..3 {
+        cluster.propose(&payload).await;
+    }
+    let status = cluster
+        .wait("n1", "a halt", |status| status.halted.is_some())
+        .await;
+    let reason = status.halted.unwrap();
+    assert!(reason.contains("panicked"), "{reason}");
     cluster.stop().await;
 }

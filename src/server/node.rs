@@ -1,5 +1,5 @@
 //! Assembles a node from its configuration, runs it until it is told to stop, and stops it in order:
-//! leadership is handed over first, then what was accepted is finished.
+//! what was accepted is finished first, then leadership is handed over.
 
 use super::{
     call::Edge,
@@ -250,27 +250,11 @@ impl Node {
         }
     }
 
-    /// Hands leadership over while requests still go on, then drains the listeners, then ends.
+    /// Drains the listeners, writes what is still owed, then hands leadership over and ends: what other
+    /// nodes' clients ask goes on here until another leads.
     async fn stop(self) {
         let grace = Duration::from_millis(self.config.limits.shutdown_grace_ms);
         tracing::info!("stopping");
-        let hand_over = async {
-            let leads = {
-                let status = self.edge.cluster.status();
-                let status = status.borrow();
-                status.raft.role == conclave_raft::node::Role::Leader && status.raft.members.len() > 1
-            };
-            if leads
-                && let Err(error) = self
-                    .edge
-                    .cluster
-                    .transfer_leadership(None, Instant::now() + grace / 4)
-                    .await
-            {
-                tracing::warn!(%error, "leadership was not handed over");
-            }
-        };
-        hand_over.await;
         self.stop.cancel();
         self.listeners.wait().await;
         self.edge.operations.shutdown(Instant::now() + grace / 4).await;

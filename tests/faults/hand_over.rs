@@ -44,4 +44,12 @@ async fn a_rolling_restart_fails_no_write() {
     }
     ledger.assert_kept(&cluster.client()).await;
     cluster.assert_digests_agree().await;
+
+    // The whole cluster, one after the other: the last ones find nobody to hand over to.
+    for node in 0..cluster.len() {
+        cluster.stop(node).await;
+        let log = std::fs::read_to_string(&cluster.node(node).log).expect("its log");
+        assert!(log.contains("handed leadership over before stopping"), "{log}");
+        assert!(!log.contains("halted"), "node {node} was only stopped:\n{log}");
+    }
 }

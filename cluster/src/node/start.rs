@@ -22,9 +22,11 @@ use conclave_raft::{
     },
     transport::tls::TlsFiles,
 };
+use futures::FutureExt;
 use std::{
     fs,
     net::TcpListener,
+    panic::AssertUnwindSafe,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -76,19 +78,22 @@ pub(super) async fn start(
         command_limit_bytes: options.batch_bytes.saturating_sub(COMMAND_OVERHEAD_BYTES),
     };
 
-    let mut tasks = JoinSet::new();
-    tasks.spawn(Runtime::inherited(leadership::announce(
-        raft.status(),
-        leadership.clone(),
-    )));
-    tasks.spawn(Runtime::inherited(entries.run(
-        raft.clone(),
-        clock.clone(),
-        leadership.subscribe(),
-    )));
-    tasks.spawn(Runtime::inherited(
+    let mut tasks = Tasks {
+        raft: raft.clone(),
+        running: JoinSet::new(),
+    };
+    tasks.spawn(
+        "announces leadership",
+        leadership::announce(raft.status(), leadership.clone()),
+    );
+    tasks.spawn(
+        "enters proposals",
+        entries.run(raft.clone(), clock.clone(), leadership.subscribe()),
+    );
+    tasks.spawn(
+        "forwards proposals",
         forwards.run(raft.clone(), leadership.subscribe()),
-    ));
+    );
     let watcher = ClockWatcher {
         raft: raft.clone(),
         clocks: clocks.clone(),
@@ -99,16 +104,14 @@ pub(super) async fn start(
         rules_known: crate::apply::NEWEST_RULES,
         report: clock_report.clone(),
     };
-    tasks.spawn(Runtime::inherited(watcher.run()));
-    tasks.spawn(Runtime::inherited(
-        DigestExchange {
-            raft: raft.clone(),
-            store: store.clone(),
-        }
-        .run(),
-    ));
+    tasks.spawn("watches the clocks", watcher.run());
+    let exchange = DigestExchange {
+        raft: raft.clone(),
+        store: store.clone(),
+    };
+    tasks.spawn("exchanges digests", exchange.run());
     let scrub = Arc::new(Scrub::new(raft.clone(), store.clone(), options.scrub_bytes_per_s));
-    tasks.spawn(Runtime::inherited(scrub.clone().run()));
+    tasks.spawn("scrubs the state", scrub.clone().run());
 
     let space = probe_for(&options.data_dir, None);
     let node = Arc::new(Inner {
@@ -134,13 +137,12 @@ pub(super) async fn start(
         .present_status(node.raft.status().borrow().clone())
         .map_err(|error| StartError::Storage(error.to_string()))?;
     node.status.send_replace(present);
-    tasks.spawn(Runtime::inherited(status_publisher::run(node.clone())));
-    tasks.spawn(Runtime::inherited(upkeep::run(node.clone())));
+    tasks.spawn("publishes the status", status_publisher::run(node.clone()));
+    tasks.spawn("keeps the cluster up", upkeep::run(node.clone()));
     let fresh = node.clone();
-    tasks.spawn(Runtime::inherited(
-        async move { fresh.barriers.keep_fresh().await },
-    ));
-    *node.tasks.lock().unwrap_or_else(PoisonError::into_inner) = tasks;
+    let freshness = async move { fresh.barriers.keep_fresh().await };
+    tasks.spawn("keeps reads fresh", freshness);
+    *node.tasks.lock().unwrap_or_else(PoisonError::into_inner) = tasks.running;
     Ok(node)
 }
 
@@ -156,38 +158,54 @@ impl From<conclave_raft::node::StartError> for StartError {
 }
 
 impl Inner {
-    /// Hands leadership over, finishes what was accepted, and stops.
+    /// Finishes what was accepted, hands leadership over, and stops.
     pub(super) async fn shutdown(&self, grace: Duration) {
         let deadline = Instant::now() + grace;
-        if self.leadership.borrow().leads_here() {
-            let handed_over = self
-                .raft
-                .transfer_leadership(None, deadline.min(Instant::now() + grace / 2))
-                .await;
-            if let Err(error) = handed_over {
-                tracing::warn!(%error, "leadership was not handed over before stopping");
-            }
-        }
-        // What this node's edge was promised ends with an outcome, through the new leader.
+        // What this node's edge was promised ends with an outcome.
         while self.proposer.admission.available_permits() < self.options.proposal_queue_bytes
-            && Instant::now() < deadline
+            && Instant::now() < deadline - grace / 2
         {
             sleep(Duration::from_millis(5)).await;
         }
-        self.end(deadline.saturating_duration_since(Instant::now())).await;
+        // Until another leads, other nodes' proposals are entered here as ever.
+        self.raft
+            .shutdown(deadline.saturating_duration_since(Instant::now()))
+            .await;
+        self.end().await;
     }
 
     /// Stops as a crash would: hands nothing over and finishes nothing.
     pub(super) async fn crash(&self) {
-        self.end(Duration::ZERO).await;
+        self.leadership.send_modify(|last| last.stopped = true);
+        self.raft.shutdown(Duration::ZERO).await;
+        self.end().await;
     }
 
-    async fn end(&self, grace: Duration) {
+    async fn end(&self) {
         self.leadership.send_modify(|last| last.stopped = true);
-        self.raft.shutdown(grace).await;
         let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         tasks.shutdown().await;
         self.barriers.stop().await;
+    }
+}
+
+/// The tasks of a running node. None ends while the node runs: one that does, or panics, halts it, for
+/// a node without one of its tasks looks well and is not.
+struct Tasks {
+    raft: RaftNode,
+    running: JoinSet<()>,
+}
+
+impl Tasks {
+    fn spawn(&mut self, what: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let raft = self.raft.clone();
+        self.running.spawn(Runtime::inherited(async move {
+            let how = match AssertUnwindSafe(task).catch_unwind().await {
+                Ok(()) => "ended",
+                Err(_) => "panicked",
+            };
+            raft.halt(format!("the task that {what} {how}"));
+        }));
     }
 }
 

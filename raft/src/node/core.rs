@@ -28,11 +28,12 @@ use crate::{
     types::{LogTypes, Raft},
 };
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::{FutureExt, future::BoxFuture};
 use openraft::{AsyncRuntime, raft::AppendEntriesRequest};
 use std::{
     collections::BTreeMap,
     io,
+    panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -60,6 +61,8 @@ pub(crate) struct Core {
     pub space: SpaceGate,
     identity: watch::Sender<Identity>,
     raft: watch::Sender<Option<Raft>>,
+    /// Set when the node is asked to stop.
+    stopping: AtomicBool,
     /// What holds the disk open; given up when the node stops.
     opened: Mutex<Option<Opened>>,
     peer_space: PeerSpace,
@@ -87,6 +90,7 @@ impl Core {
             space,
             identity: watch::Sender::new(identity),
             raft: watch::Sender::default(),
+            stopping: AtomicBool::new(false),
             opened: Mutex::new(Some(opened)),
             peer_space: PeerSpace::new(),
         })
@@ -144,8 +148,23 @@ impl Core {
         self.locked_opened().take().map(|opened| opened.engine)
     }
 
+    /// From here on it is no news that something ends: nothing halts the node any more.
+    pub fn begin_to_stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    /// Runs one of the node's tasks; a panic in it halts the node, which would else go on without.
+    pub async fn supervise(self: Arc<Self>, what: &'static str, task: impl Future<Output = ()>) {
+        if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+            self.halt(format!("the task that {what} panicked"));
+        }
+    }
+
     /// Stops taking part for good. The first reason stays.
     pub fn halt(&self, reason: String) {
+        if self.stopping.load(Ordering::Acquire) {
+            return;
+        }
         let first = self.status.send_if_modified(|status| {
             let first = status.halted.is_none();
             if first {

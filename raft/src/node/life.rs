@@ -1,9 +1,10 @@
 //! A node's beginning and end: what is opened in which order, the tasks that run, and letting go.
 
 use super::{
-    PeerService,
+    Member, PeerService, Role,
     config::raft_config,
     core::{Core, Opened},
+    membership,
     options::{RaftOptions, StartError},
     status,
 };
@@ -12,6 +13,7 @@ use crate::{
         self,
         directory::{LOG_DIRECTORY, SNAPSHOT_DIRECTORY},
     },
+    identity::RaftId,
     state_machine::{LogPosition, StateMachine},
     storage::{
         identity_store::{Formation, Identity, IdentityStore},
@@ -31,17 +33,26 @@ use crate::{
     },
     types::Raft,
 };
+use futures::FutureExt;
 use openraft::{
+    async_runtime::WatchReceiver,
     errors::{InitializeError, RaftError},
     storage::RaftLogStorage,
 };
 use std::{collections::BTreeMap, fs, io, net, sync::Arc, time::Duration};
-use tokio::{net::TcpListener, time::timeout};
+use tokio::{
+    net::TcpListener,
+    time::{Instant, timeout},
+};
 
 /// How often free space is measured.
 const MEASURE_SPACE_EVERY: Duration = Duration::from_millis(500);
 /// For openraft's tasks to end after it has stopped.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
+/// A voter that was silent for so many election time-outs does not answer.
+const ANSWERING_ELECTION_TIMEOUTS: u64 = 4;
+/// So many election time-outs for another node to lead. Without a hand-over it takes about four.
+const HAND_OVER_ELECTION_TIMEOUTS: u32 = 8;
 
 /// Opens everything and starts the tasks.
 pub(super) async fn start(
@@ -74,14 +85,57 @@ pub(super) async fn start(
     let core = Core::new(options, identity, opened, space.clone());
     let transport = Transport::new(tls, Arc::clone(&core) as _);
     status::publish_identity(&core);
-    transport.spawn(server::serve(Arc::clone(&transport), listener));
-    transport.spawn(space.keep_measuring(MEASURE_SPACE_EVERY));
-    transport.spawn(live(Arc::clone(&core), Arc::clone(&transport)));
+    let spawn = |what, task| transport.spawn(Arc::clone(&core).supervise(what, task));
+    let serving = server::serve(Arc::clone(&transport), listener);
+    spawn("accepts nodes' connections", serving.boxed());
+    spawn(
+        "measures free space",
+        space.keep_measuring(MEASURE_SPACE_EVERY).boxed(),
+    );
+    let living = live(Arc::clone(&core), Arc::clone(&transport));
+    spawn("takes part in the cluster", living.boxed());
     Ok((core, transport))
+}
+
+/// Hands leadership over before the node stops, if it leads and there is a voter who may answer: one
+/// try. Without one, or if it fails, the others elect a leader as after a crash.
+pub(super) async fn hand_over(core: &Arc<Core>, grace: Duration) {
+    let Some(raft) = core.running() else { return };
+    let leads = {
+        let status = core.status.borrow();
+        status.role == Role::Leader && status.halted.is_none()
+    };
+    if grace.is_zero() || !leads {
+        return;
+    }
+    let (own, members) = {
+        let metrics = raft.metrics();
+        let metrics = metrics.borrow_watched();
+        (RaftId(metrics.id), status::members(&metrics))
+    };
+    let answering_ms = core.options.election_timeout.as_millis() as u64 * ANSWERING_ELECTION_TIMEOUTS;
+    let may_answer = |member: &Member| {
+        // A leader that was only just elected has heard of nobody yet.
+        member
+            .last_acknowledged_ms
+            .is_none_or(|ago_ms| ago_ms <= answering_ms)
+    };
+    let mut others = members
+        .iter()
+        .filter(|(raft_id, member)| **raft_id != own && member.voter);
+    if !others.any(|(_, member)| may_answer(member)) {
+        return;
+    }
+    let patience = grace.min(core.options.election_timeout * HAND_OVER_ELECTION_TIMEOUTS);
+    match membership::transfer(core, membership::Successor::Any, Instant::now() + patience).await {
+        Ok(leader) => tracing::info!(%leader, "handed leadership over before stopping"),
+        Err(error) => tracing::warn!(%error, "leadership was not handed over before stopping"),
+    }
 }
 
 /// Stops the tasks and lets go of the disk.
 pub(super) async fn stop(core: &Arc<Core>, transport: &Arc<Transport>) {
+    core.begin_to_stop();
     if let Some(raft) = core.running()
         && let Err(error) = raft.shutdown().await
     {
@@ -207,21 +261,22 @@ async fn form_and_run(core: &Arc<Core>, transport: &Arc<Transport>) -> io::Resul
     if formation.proposer || matches!(core.identity(), Identity::Member(_)) {
         initialise(&raft, &formation).await?;
     }
-    transport.spawn(status::follow(
-        Arc::clone(core),
-        Arc::clone(transport),
-        raft.clone(),
-    ));
-    transport.spawn(super::membership::finish_changes(Arc::clone(core)));
-    transport.spawn(super::membership::leave_full_disks(Arc::clone(core)));
+    let spawn = |what, task| transport.spawn(Arc::clone(core).supervise(what, task));
+    let following = status::follow(Arc::clone(core), Arc::clone(transport), raft.clone());
+    spawn("publishes the status", following.boxed());
+    let finishing = membership::finish_changes(Arc::clone(core));
+    spawn("finishes changes of membership", finishing.boxed());
+    let leaving = membership::leave_full_disks(Arc::clone(core));
+    spawn("hands over when the disk is full", leaving.boxed());
     let opened = core.opened()?;
-    transport.spawn(snapshot_policy::run(
+    let policy = snapshot_policy::run(
         raft,
         opened.log,
         opened.snapshots,
         opened.machine,
         core.options.snapshots,
-    ));
+    );
+    spawn("takes snapshots", policy.boxed());
     if let Identity::Accepted(accepted) = core.identity() {
         // The cluster is formed once its membership arrives.
         let mut status = core.status.subscribe();

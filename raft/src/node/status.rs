@@ -27,7 +27,8 @@ pub(super) fn publish_identity(core: &Core) {
     });
 }
 
-/// Publishes every change until Raft stops.
+/// Publishes every change until Raft stops. If it stops unasked, so does the node: also when it
+/// panics, which only shows in that nothing is published any more.
 pub(super) async fn follow(core: Arc<Core>, transport: Arc<Transport>, raft: Raft) {
     let mut metrics = raft.metrics();
     let mut space = core.space.watch();
@@ -61,8 +62,7 @@ pub(super) async fn follow(core: Arc<Core>, transport: Arc<Transport>, raft: Raf
             });
         }
         if let Some(reason) = ended {
-            core.halt(reason);
-            return;
+            return core.halt(reason);
         }
         let more = tokio::select! {
             more = metrics.changed() => more.is_ok(),
@@ -74,7 +74,7 @@ pub(super) async fn follow(core: Arc<Core>, transport: Arc<Transport>, raft: Raf
             }
         };
         if !more {
-            return;
+            return core.halt("Raft ended without a word: it panicked".into());
         }
     }
 }

@@ -16,6 +16,8 @@ use std::{
 pub struct Journal {
     directory: PathBuf,
     state: Mutex<State>,
+    /// After so many more flushes the disk refuses.
+    pub flushes_left: Mutex<Option<u32>>,
 }
 
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -37,6 +39,7 @@ impl Journal {
         Ok(Self {
             directory: directory.to_owned(),
             state: Mutex::new(state),
+            flushes_left: Mutex::default(),
         })
     }
 
@@ -89,6 +92,11 @@ impl StateMachine for Journal {
     }
 
     fn flush(&self) -> io::Result<Option<LogPosition>> {
+        if let Some(left) = &mut *self.flushes_left.lock().unwrap() {
+            *left = left
+                .checked_sub(1)
+                .ok_or_else(|| io::Error::other("the disk refuses"))?;
+        }
         let state = self.state.lock().unwrap();
         Self::write(&self.directory.join(Self::FILE), &state)?;
         Ok(state.position)
