@@ -789,6 +789,9 @@ async fn every_metric_says_what_it_is_and_none_names_a_secret_or_a_person() {
             "conclave_apply_lag_entries",
             "conclave_raft_space_free_bytes",
             "conclave_raft_snapshots_taken_total",
+            "conclave_raft_snapshot_sent_bytes_total",
+            "conclave_raft_append_sent_bytes_total",
+            "conclave_raft_reconnects_total",
             "conclave_staleness_seconds",
         ] {
             assert!(

@@ -19,6 +19,20 @@ pub const LOG_BYTES: &str = "conclave_raft_log_bytes";
 pub const SNAPSHOTS_TAKEN: &str = "conclave_raft_snapshots_taken_total";
 /// Snapshots of another node that were installed.
 pub const SNAPSHOTS_INSTALLED: &str = "conclave_raft_snapshots_installed_total";
+/// Bytes of snapshots that were sent.
+pub const SNAPSHOT_SENT_BYTES: &str = "conclave_raft_snapshot_sent_bytes_total";
+/// Bytes of snapshots that were received.
+pub const SNAPSHOT_RECEIVED_BYTES: &str = "conclave_raft_snapshot_received_bytes_total";
+/// Snapshots of another node that were refused: for want of room, damaged, or bad.
+pub const SNAPSHOTS_REFUSED: &str = "conclave_raft_snapshots_refused_total";
+/// Bytes of entries that were sent to followers.
+pub const APPEND_SENT_BYTES: &str = "conclave_raft_append_sent_bytes_total";
+/// Connections to other nodes that were made.
+pub const CONNECTIONS_MADE: &str = "conclave_raft_connections_made_total";
+/// Connections to other nodes that replace one that broke.
+pub const RECONNECTS: &str = "conclave_raft_reconnects_total";
+/// Attempts to connect to another node that failed or were refused.
+pub const CONNECTIONS_FAILED: &str = "conclave_raft_connections_failed_total";
 /// Free space on the data directory's file system.
 pub const SPACE_FREE_BYTES: &str = "conclave_raft_space_free_bytes";
 /// Whether free space is below the reserve.
@@ -83,6 +97,41 @@ pub fn describe() {
         Unit::Count,
         "Snapshots of another node that this node installed."
     );
+    describe_counter!(
+        SNAPSHOT_SENT_BYTES,
+        Unit::Bytes,
+        "Bytes of snapshots sent to other nodes."
+    );
+    describe_counter!(
+        SNAPSHOT_RECEIVED_BYTES,
+        Unit::Bytes,
+        "Bytes of snapshots received from other nodes."
+    );
+    describe_counter!(
+        SNAPSHOTS_REFUSED,
+        Unit::Count,
+        "Snapshots of other nodes refused: no room for them, damaged, or bad."
+    );
+    describe_counter!(
+        APPEND_SENT_BYTES,
+        Unit::Bytes,
+        "Bytes of log entries sent to followers."
+    );
+    describe_counter!(
+        CONNECTIONS_MADE,
+        Unit::Count,
+        "Connections made to other nodes, the first ones included."
+    );
+    describe_counter!(
+        RECONNECTS,
+        Unit::Count,
+        "Connections to other nodes made anew after one broke."
+    );
+    describe_counter!(
+        CONNECTIONS_FAILED,
+        Unit::Count,
+        "Attempts to connect to another node that failed or were refused."
+    );
     describe_gauge!(
         SPACE_FREE_BYTES,
         Unit::Bytes,
@@ -109,6 +158,13 @@ pub fn describe() {
         LOG_SYNCS,
         SNAPSHOTS_TAKEN,
         SNAPSHOTS_INSTALLED,
+        SNAPSHOT_SENT_BYTES,
+        SNAPSHOT_RECEIVED_BYTES,
+        SNAPSHOTS_REFUSED,
+        APPEND_SENT_BYTES,
+        CONNECTIONS_MADE,
+        RECONNECTS,
+        CONNECTIONS_FAILED,
         SPACE_REFUSALS,
         APPLIED_ENTRIES,
     ] {
@@ -140,6 +196,33 @@ pub(crate) fn snapshot_taken() {
 
 pub(crate) fn snapshot_installed() {
     counter!(SNAPSHOTS_INSTALLED).increment(1);
+}
+
+pub(crate) fn snapshot_refused() {
+    counter!(SNAPSHOTS_REFUSED).increment(1);
+}
+
+pub(crate) fn snapshot_sent_bytes(bytes: usize) {
+    counter!(SNAPSHOT_SENT_BYTES).increment(bytes as u64);
+}
+
+pub(crate) fn snapshot_received_bytes(bytes: usize) {
+    counter!(SNAPSHOT_RECEIVED_BYTES).increment(bytes as u64);
+}
+
+pub(crate) fn append_sent_bytes(bytes: usize) {
+    counter!(APPEND_SENT_BYTES).increment(bytes as u64);
+}
+
+pub(crate) fn connected(again: bool) {
+    counter!(CONNECTIONS_MADE).increment(1);
+    if again {
+        counter!(RECONNECTS).increment(1);
+    }
+}
+
+pub(crate) fn connection_failed() {
+    counter!(CONNECTIONS_FAILED).increment(1);
 }
 
 pub(crate) fn space(free_bytes: u64, below_reserve: bool) {

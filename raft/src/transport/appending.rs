@@ -10,7 +10,9 @@ use super::{
     greeting::Lane,
     messages::{Append, AppendAnswer, AppendFrame, AppendOutcome, unreachable},
 };
-use crate::{runtime::Runtime, state_machine::LogPosition, types::LogTypes};
+use crate::{
+    metric_definitions as metric, runtime::Runtime, state_machine::LogPosition, types::LogTypes,
+};
 use futures::{
     Stream, StreamExt,
     stream::{self, BoxStream},
@@ -207,6 +209,7 @@ where
         if self.sent.is_empty() {
             self.due = Instant::now() + ANSWER_DEADLINE;
         }
+        metric::append_sent_bytes(sent.bytes);
         self.sent_bytes += sent.bytes;
         self.sent.push_back(sent);
         Ok(())

@@ -6,7 +6,7 @@ use super::{
     greeting::{Greeting, Lane, Rejection, Verdict},
     tls::unnamed_server,
 };
-use crate::node::Peer;
+use crate::{metric_definitions as metric, node::Peer};
 use std::{io, sync::Arc, time::Duration};
 use tokio::{
     io::{ReadHalf, WriteHalf},
@@ -55,30 +55,40 @@ pub(crate) async fn dial(
     target: &Target,
     lane: Lane,
 ) -> Result<Connection, ConnectFault> {
-    timeout(CONNECT_DEADLINE, async {
-        let known = transport.acknowledged.snapshot();
-        let configured = transport.host.configured_address(&target.name);
-        let tcp = TcpStream::connect(configured.unwrap_or(&target.address)).await?;
-        tune(&tcp)?;
-        let tls = transport.tls.connector().connect(unnamed_server(), tcp).await?;
-        let certified = transport.tls.peer_name(tls.get_ref().1.peer_certificates())?;
-        if certified != target.name {
-            return Err(ConnectFault::OtherNode {
-                certified,
-                wanted: target.name.clone(),
-            });
-        }
-        let (reader, writer) = tokio::io::split(TlsStream::from(tls));
-        let (mut reader, mut writer) = (FrameReader::new(reader), FrameWriter::new(writer));
-        let (theirs, _) = reader.read::<Greeting>().await?;
-        let mine = Greeting::of(&*transport.host, Some(lane), target.raft_id)?;
-        writer.write(&mine, &[]).await?;
-        let checked = theirs.check(&mine, &certified, &known, &*transport.host);
-        let peer = conclude(transport, &mut reader, &mut writer, &theirs, checked).await?;
-        Ok(Connection { peer, reader, writer })
-    })
-    .await
-    .map_err(|_| ConnectFault::TimedOut)?
+    let dialled = timeout(CONNECT_DEADLINE, dial_and_greet(transport, target, lane)).await;
+    let dialled = dialled.unwrap_or(Err(ConnectFault::TimedOut));
+    match &dialled {
+        Ok(_) => metric::connected(transport.was_connected(target, lane)),
+        Err(_) => metric::connection_failed(),
+    }
+    dialled
+}
+
+async fn dial_and_greet(
+    transport: &Transport,
+    target: &Target,
+    lane: Lane,
+) -> Result<Connection, ConnectFault> {
+    let known = transport.acknowledged.snapshot();
+    let configured = transport.host.configured_address(&target.name);
+    let tcp = TcpStream::connect(configured.unwrap_or(&target.address)).await?;
+    tune(&tcp)?;
+    let tls = transport.tls.connector().connect(unnamed_server(), tcp).await?;
+    let certified = transport.tls.peer_name(tls.get_ref().1.peer_certificates())?;
+    if certified != target.name {
+        return Err(ConnectFault::OtherNode {
+            certified,
+            wanted: target.name.clone(),
+        });
+    }
+    let (reader, writer) = tokio::io::split(TlsStream::from(tls));
+    let (mut reader, mut writer) = (FrameReader::new(reader), FrameWriter::new(writer));
+    let (theirs, _) = reader.read::<Greeting>().await?;
+    let mine = Greeting::of(&*transport.host, Some(lane), target.raft_id)?;
+    writer.write(&mine, &[]).await?;
+    let checked = theirs.check(&mine, &certified, &known, &*transport.host);
+    let peer = conclude(transport, &mut reader, &mut writer, &theirs, checked).await?;
+    Ok(Connection { peer, reader, writer })
 }
 
 /// Accepts a node's connection.

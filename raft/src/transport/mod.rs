@@ -35,7 +35,7 @@ use host::Host;
 use multiplexed::Link;
 use snapshots_sent::SnapshotsSent;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     future::Future,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -64,6 +64,8 @@ pub(crate) struct Transport {
     /// How far the snapshots are that are being sent.
     pub snapshots_sent: SnapshotsSent,
     links: Mutex<BTreeMap<(Target, Lane), Link>>,
+    /// Who was connected to before, by which lane.
+    connected: Mutex<BTreeSet<(String, Lane)>>,
     tasks: TaskTracker,
     stopping: CancellationToken,
 }
@@ -76,6 +78,7 @@ impl Transport {
             acknowledged: Acknowledgements::default(),
             snapshots_sent: SnapshotsSent::default(),
             links: Mutex::default(),
+            connected: Mutex::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         })
@@ -88,6 +91,13 @@ impl Transport {
             .entry((target.clone(), lane))
             .or_insert_with(|| Link::start(self, target.clone(), lane))
             .clone()
+    }
+
+    /// Takes note of a connection that was made. True when it replaces an earlier one; a snapshot has
+    /// one of its own each time.
+    fn was_connected(&self, target: &Target, lane: Lane) -> bool {
+        let mut connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
+        lane != Lane::Snapshot && !connected.insert((target.name.clone(), lane))
     }
 
     /// Closes connections to incarnations that are no longer wanted.
