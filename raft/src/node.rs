@@ -356,6 +356,12 @@ impl RaftNode {
         self.inner.core.status.subscribe()
     }
 
+    /// Counts how often a member found a snapshot of this node's state to be bad: the state behind it
+    /// may be damaged, and should be looked through.
+    pub fn doubts(&self) -> watch::Receiver<u64> {
+        self.inner.core.doubts.subscribe()
+    }
+
     /// Whether the cluster was marked as one for development when it was made.
     pub fn dev(&self) -> bool {
         self.inner.core.dev()

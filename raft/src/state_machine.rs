@@ -60,8 +60,8 @@ pub struct Checkpoint {
     pub size_bytes: u64,
 }
 
-/// A deterministic state machine fed by the log. Calls are serial; each may block (the caller runs
-/// them off the async threads).
+/// A deterministic state machine fed by the log. Calls are serial, but for `verify`; each may block (the
+/// caller runs them off the async threads).
 ///
 /// Any `Err` halts the node: it stands for local damage, never for a refused command.
 pub trait StateMachine: Send + Sync + 'static {
@@ -79,8 +79,16 @@ pub trait StateMachine: Send + Sync + 'static {
     /// Cheap (hard links); called between two applies.
     fn checkpoint(&self, directory: PathBuf) -> io::Result<Checkpoint>;
 
-    /// Verifies a received checkpoint (whole-state digest) and replaces the state by it,
-    /// atomically: a crash leaves either the old state or the new one. The checkpoint's files stay
-    /// as they are (link or copy them): they become this node's current snapshot.
+    /// Verifies a received checkpoint: its position, its membership, and the digest over everything
+    /// in it. Changes nothing, and may run beside any other call.
+    ///
+    /// # Errors
+    /// Of the kind `InvalidData` when it is not the copy of a state that it claims to be; its sender
+    /// is told. Any other error is this node's own.
+    fn verify(&self, checkpoint: &Checkpoint) -> io::Result<()>;
+
+    /// Replaces the state by a checkpoint that was verified, atomically: a crash leaves either the
+    /// old state or the new one. The checkpoint's files stay as they are (link or copy them): they
+    /// become this node's current snapshot.
     fn install(&self, checkpoint: Checkpoint) -> io::Result<()>;
 }

@@ -7,7 +7,7 @@ use conclave_raft::{
     node::{MembershipChange, MembershipError, ProposeError, RaftStatus, Role},
     storage::snapshot_policy::SnapshotPolicyOptions,
 };
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 use support::{PATIENCE, TestCluster, soon};
 use tokio::time::timeout;
 
@@ -145,8 +145,9 @@ async fn a_node_that_may_not_lead_is_not_elected() {
     cluster.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_far_behind_gets_a_snapshot() {
+/// Three nodes, one of which was stopped and missed so much that the leader has purged what it needs:
+/// its name, the leader's, and the last index.
+async fn one_far_behind() -> (TestCluster, String, String, u64) {
     let mut cluster = TestCluster::configure(3);
     cluster.snapshots = SnapshotPolicyOptions {
         after_log_bytes: 200_000,
@@ -171,17 +172,62 @@ async fn a_node_far_behind_gets_a_snapshot() {
     for _ in 0..100 {
         last = cluster.propose(&payload).await.position.index;
     }
+    let leader = cluster.leader().await;
     cluster
         .wait(&leader, "a purged log", |status| {
             status.purged_index > Some(last / 2)
         })
         .await;
+    (cluster, behind, leader, last)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_far_behind_gets_a_snapshot() {
+    let (mut cluster, behind, _, last) = one_far_behind().await;
     cluster.start(&behind).await;
     cluster.applied(&behind, last).await;
     assert!(cluster.status(&behind).snapshot_index.is_some());
     assert_eq!(cluster.node(&behind).journal.proposals().len(), 100);
     let after = cluster.propose("after").await;
     cluster.applied(&behind, after.position.index).await;
+    cluster.stop().await;
+}
+
+/// A snapshot that is not what it claims to be is refused; its receiver lives, its sender hears of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_snapshot_is_refused_and_another_taken() {
+    let (mut cluster, behind, leader, last) = one_far_behind().await;
+    let mut doubts = cluster.node(&leader).raft.doubts();
+    let node = cluster.try_start(&behind).await.unwrap();
+    node.journal.disproves.store(1, Ordering::SeqCst);
+    cluster.nodes.insert(behind.clone(), node);
+    let doubted = doubts.wait_for(|doubts| *doubts > 0);
+    tokio::time::timeout(PATIENCE, doubted).await.unwrap().unwrap();
+    assert_eq!(cluster.status(&behind).halted, None);
+    cluster.applied(&behind, last).await;
+    assert_eq!(cluster.node(&behind).journal.proposals().len(), 100);
+    assert_eq!(cluster.status(&behind).halted, None);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_without_room_is_refused_until_there_is_some() {
+    let (mut cluster, behind, _, last) = one_far_behind().await;
+    let mut options = cluster.options(&behind);
+    // Enough for entries, and not for a snapshot of a hundred proposals.
+    options.free_space_file = Some(cluster.free_space(&behind, 500_000));
+    let node = cluster.try_start_with(options).await.unwrap();
+    cluster.nodes.insert(behind.clone(), node);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(2);
+    let raft = &cluster.node(&behind).raft;
+    assert!(
+        !raft.wait_applied(last, deadline).await,
+        "{:?}",
+        cluster.status(&behind)
+    );
+    assert_eq!(cluster.status(&behind).halted, None);
+    cluster.free_space(&behind, 1_000_000_000);
+    cluster.applied(&behind, last).await;
     cluster.stop().await;
 }
 

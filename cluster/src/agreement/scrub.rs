@@ -15,10 +15,13 @@ use std::{
     sync::{Arc, PoisonError},
     time::Duration,
 };
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::Instant};
 
 /// The pause between two scrubs.
 const PAUSE: Duration = Duration::from_secs(600);
+
+/// The least time between two scrubs that were asked for by members' doubts.
+const DOUBTED_PAUSE: Duration = Duration::from_secs(60);
 
 /// How fast a verification reads, for somebody waits for it: as fast as a disk, and slower than what
 /// would take a processor for itself.
@@ -46,10 +49,24 @@ impl Scrub {
         }
     }
 
-    /// Scrubs for as long as the node runs.
+    /// Scrubs for as long as the node runs: from time to time, and soon when a member found a snapshot
+    /// of this node's state to be bad.
     pub(crate) async fn run(self: Arc<Self>) {
+        let mut doubts = self.raft.doubts();
+        let mut earliest = Instant::now();
         loop {
-            tokio::time::sleep(PAUSE).await;
+            let regular = tokio::time::sleep(PAUSE);
+            let doubted = async {
+                // The sender of doubts is the node's own.
+                let _ = doubts.changed().await;
+                tokio::time::sleep_until(earliest).await;
+            };
+            tokio::select! {
+                () = regular => {}
+                () = doubted => tracing::warn!("a member found this node's snapshot to be bad; looking through the state"),
+            }
+            doubts.mark_unchanged();
+            earliest = Instant::now() + DOUBTED_PAUSE;
             let scanned = self.scan(self.bytes_per_s, |_| {}).await;
             if let Err(reason) = scanned.and_then(|scanned| scanned.check()) {
                 return self.halt(reason);

@@ -157,9 +157,12 @@ impl StateMachine for Store {
         })
     }
 
+    fn verify(&self, checkpoint: &Checkpoint) -> io::Result<()> {
+        verify(checkpoint)
+    }
+
     fn install(&self, checkpoint: Checkpoint) -> io::Result<()> {
         let _writing = self.begin_writing();
-        verify(&checkpoint)?;
         let old = self.database();
         let directory = generation::replace(&self.root, old.directory(), &checkpoint.directory)?;
         *self.write() = Current::of(Database::open(&directory)?)?;

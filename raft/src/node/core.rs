@@ -17,7 +17,7 @@ use crate::{
         log_store::LogStore,
         rocks_engine::RocksEngine,
         snapshot_store::{SnapshotData, SnapshotStore},
-        space::{self, EntryClass, SpaceGate, SpaceLevel},
+        space::{self, EntryClass, SpaceGate, SpaceLevel, SpaceProbe},
         state_machine_adapter::StateMachineThread,
     },
     transport::{
@@ -25,7 +25,7 @@ use crate::{
         host::{Endpoint, Host},
         sending_snapshot::off_thread,
     },
-    types::{LogTypes, Raft},
+    types::{LogTypes, Raft, SnapshotMeta},
 };
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
@@ -59,6 +59,9 @@ pub(crate) struct Core {
     pub may_lead: AtomicBool,
     /// Free space.
     pub space: SpaceGate,
+    /// How often a member found a snapshot of this node's state to be bad.
+    pub doubts: watch::Sender<u64>,
+    probe: Arc<dyn SpaceProbe>,
     identity: watch::Sender<Identity>,
     raft: watch::Sender<Option<Raft>>,
     /// Set when the node is asked to stop.
@@ -80,7 +83,13 @@ pub(crate) struct Opened {
 }
 
 impl Core {
-    pub fn new(options: RaftOptions, identity: Identity, opened: Opened, space: SpaceGate) -> Arc<Self> {
+    pub fn new(
+        options: RaftOptions,
+        identity: Identity,
+        opened: Opened,
+        space: SpaceGate,
+        probe: Arc<dyn SpaceProbe>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             options,
             forming: tokio::sync::Mutex::default(),
@@ -88,6 +97,8 @@ impl Core {
             status: watch::Sender::default(),
             may_lead: AtomicBool::new(true),
             space,
+            doubts: watch::Sender::default(),
+            probe,
             identity: watch::Sender::new(identity),
             raft: watch::Sender::default(),
             stopping: AtomicBool::new(false),
@@ -380,6 +391,37 @@ impl Host for Core {
 
     fn may_lead(&self) -> bool {
         self.may_lead.load(Ordering::Relaxed)
+    }
+
+    fn has_room_for(&self, snapshot_bytes: u64) -> bool {
+        match self.probe.free_bytes() {
+            Ok(free_bytes) => {
+                let reserve_bytes = self.options.reserves.ordinary_bytes;
+                let fits = snapshot_bytes.saturating_add(reserve_bytes) <= free_bytes;
+                if !fits {
+                    tracing::debug!(
+                        snapshot_bytes,
+                        free_bytes,
+                        reserve_bytes,
+                        "no room for a snapshot"
+                    );
+                }
+                fits
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the free space could not be determined");
+                !self.out_of_space()
+            }
+        }
+    }
+
+    fn verify_snapshot(&self, meta: SnapshotMeta, data: SnapshotData) -> BoxFuture<'static, io::Result<()>> {
+        let opened = self.opened();
+        async move { opened?.machine.verify(&meta, &data).await }.boxed()
+    }
+
+    fn snapshot_disproved(&self) {
+        self.doubts.send_modify(|doubts| *doubts += 1);
     }
 
     fn incoming(&self) -> io::Result<SnapshotData> {

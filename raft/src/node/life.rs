@@ -72,17 +72,15 @@ pub(super) async fn start(
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
     fs::create_dir_all(&options.data_dir)?;
-    let space = SpaceGate::new(
-        probe_for(&options.data_dir, options.free_space_file.clone()),
-        options.reserves,
-    )?;
+    let probe = probe_for(&options.data_dir, options.free_space_file.clone());
+    let space = SpaceGate::new(Arc::clone(&probe), options.reserves)?;
     let opening = options.clone();
     let (identity, applied, opened) = off_thread(move || open(&opening, state_machine, service)).await?;
     check(&identity, applied, opened.log.clone())
         .await
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", options.data_dir.display())))?;
     take_up_installed(applied, opened.log.clone()).await?;
-    let core = Core::new(options, identity, opened, space.clone());
+    let core = Core::new(options, identity, opened, space.clone(), probe);
     let transport = Transport::new(tls, Arc::clone(&core) as _);
     status::publish_identity(&core);
     let spawn = |what, task| transport.spawn(Arc::clone(&core).supervise(what, task));

@@ -77,6 +77,7 @@ struct SnapshotDirectory {
     path: PathBuf,
     keep: AtomicBool,
     damaged: AtomicBool,
+    verified: AtomicBool,
 }
 
 impl SnapshotStore {
@@ -264,6 +265,21 @@ impl SnapshotData {
         tracing::error!(file = %file.display(), "the snapshot file is damaged; a new snapshot will be taken");
         self.directory.damaged.store(true, Ordering::Relaxed);
     }
+
+    /// Whoever received it found that it is not the copy of a state that it claims to be, although
+    /// its files are what was recorded: as above.
+    pub fn report_disproved(&self) {
+        self.directory.damaged.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a received snapshot was found to be what it claims to be.
+    pub(super) fn is_verified(&self) -> bool {
+        self.directory.verified.load(Ordering::Acquire)
+    }
+
+    pub(super) fn mark_verified(&self) {
+        self.directory.verified.store(true, Ordering::Release);
+    }
 }
 
 impl SnapshotDirectory {
@@ -272,6 +288,7 @@ impl SnapshotDirectory {
             path,
             keep: AtomicBool::new(keep),
             damaged: AtomicBool::new(false),
+            verified: AtomicBool::new(false),
         }
     }
 }

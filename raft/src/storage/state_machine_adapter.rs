@@ -22,7 +22,7 @@ use openraft::{
     AsyncRuntime, OptionalSend, RaftSnapshotBuilder,
     storage::{EntryResponder, RaftStateMachine, Snapshot},
 };
-use std::{io, sync::Arc, time::Instant};
+use std::{io, path::PathBuf, sync::Arc, time::Instant};
 use tokio::sync::{mpsc, oneshot};
 
 /// A snapshot as openraft hands it around.
@@ -109,26 +109,13 @@ impl RaftStateMachine<LogTypes> for StateMachineAdapter {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> io::Result<()> {
-        let position = meta
-            .last_log_id
-            .map(LogPosition::from)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a snapshot without a position"))?;
-        let membership = known_membership(&meta.last_membership);
-        let snapshots = self.snapshots.clone();
-        let checkpoint = blocking(move || {
-            let directory = snapshots.copy_in(&data)?;
-            let mut size_bytes = 0;
-            for file in std::fs::read_dir(&directory)? {
-                size_bytes += file?.metadata()?.len();
-            }
-            Ok(Checkpoint {
-                directory,
-                position,
-                membership,
-                size_bytes,
-            })
-        })
-        .await?;
+        // The transport does so before openraft hears of a snapshot, since here an error is fatal; a
+        // snapshot that comes by any other way is verified now.
+        if !data.is_verified() {
+            self.thread.verify(meta, &data).await?;
+        }
+        let (snapshots, meta) = (self.snapshots.clone(), meta.clone());
+        let checkpoint = blocking(move || checkpoint_of(&meta, snapshots.copy_in(&data)?)).await?;
         let installed = checkpoint.clone();
         self.thread.run(move |machine| machine.install(installed)).await?;
         let snapshots = self.snapshots.clone();
@@ -190,6 +177,24 @@ impl CommittedPayload {
     }
 }
 
+/// A snapshot's files as the state machine knows them.
+fn checkpoint_of(meta: &SnapshotMeta, directory: PathBuf) -> io::Result<Checkpoint> {
+    let position = meta
+        .last_log_id
+        .map(LogPosition::from)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a snapshot without a position"))?;
+    let mut size_bytes = 0;
+    for file in std::fs::read_dir(&directory)? {
+        size_bytes += file?.metadata()?.len();
+    }
+    Ok(Checkpoint {
+        directory,
+        position,
+        membership: known_membership(&meta.last_membership),
+        size_bytes,
+    })
+}
+
 fn apply(machine: &dyn StateMachine, entries: Vec<CommittedEntry>) -> io::Result<Vec<Bytes>> {
     let count = entries.len();
     let started = Instant::now();
@@ -213,6 +218,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send
 #[derive(Clone)]
 pub struct StateMachineThread {
     calls: Arc<Calls>,
+    machine: Arc<dyn StateMachine>,
 }
 
 type Call = Box<dyn FnOnce(&dyn StateMachine) + Send>;
@@ -233,9 +239,10 @@ impl StateMachineThread {
     /// The system refuses a thread.
     pub fn start(machine: Arc<dyn StateMachine>) -> io::Result<Self> {
         let (sender, mut calls) = mpsc::channel::<Call>(Self::WAITING_CALLS);
+        let called = Arc::clone(&machine);
         let thread = Runtime::spawn_thread("raft-state", async move {
             while let Some(call) = calls.recv().await {
-                call(&*machine);
+                call(&*called);
             }
         })?;
         Ok(Self {
@@ -243,7 +250,22 @@ impl StateMachineThread {
                 sender,
                 _thread: thread,
             }),
+            machine,
         })
+    }
+
+    /// Verifies a snapshot that was received, and marks it so. What the machine is doing goes on.
+    ///
+    /// # Errors
+    /// As [`StateMachine::verify`].
+    pub async fn verify(&self, meta: &SnapshotMeta, data: &SnapshotData) -> io::Result<()> {
+        let (machine, meta, checked) = (Arc::clone(&self.machine), meta.clone(), data.clone());
+        blocking(move || {
+            machine.verify(&checkpoint_of(&meta, checked.directory().to_owned())?)?;
+            checked.mark_verified();
+            Ok(())
+        })
+        .await
     }
 
     /// Makes everything applied so far durable, and returns the position that is now on the disk.

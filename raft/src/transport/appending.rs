@@ -10,9 +10,7 @@ use super::{
     greeting::Lane,
     messages::{Append, AppendAnswer, AppendFrame, AppendOutcome, unreachable},
 };
-use crate::{
-    metric_definitions as metric, runtime::Runtime, state_machine::LogPosition, types::LogTypes,
-};
+use crate::{metric_definitions as metric, runtime::Runtime, state_machine::LogPosition, types::LogTypes};
 use futures::{
     Stream, StreamExt,
     stream::{self, BoxStream},

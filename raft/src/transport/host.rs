@@ -71,6 +71,16 @@ pub(crate) trait Host: Send + Sync + 'static {
     /// Whether this node may stand for election.
     fn may_lead(&self) -> bool;
 
+    /// Whether so many more bytes of a snapshot can be received with the reserve still free after them.
+    fn has_room_for(&self, snapshot_bytes: u64) -> bool;
+
+    /// Checks a received snapshot before Raft hears of it. An error of the kind `InvalidData` means
+    /// that it is bad; any other that it could not be checked.
+    fn verify_snapshot(&self, meta: SnapshotMeta, data: SnapshotData) -> BoxFuture<'static, io::Result<()>>;
+
+    /// A member found a snapshot of this node's state to be bad.
+    fn snapshot_disproved(&self);
+
     /// An empty place to receive a snapshot into. Blocks on the disk.
     fn incoming(&self) -> io::Result<SnapshotData>;
 }

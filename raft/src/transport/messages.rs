@@ -99,6 +99,9 @@ pub enum Refusal {
     /// The asking node was a member and is none any more.
     #[error("the asking node was removed from the cluster")]
     Removed,
+    /// A snapshot was received whole, and is not the copy of a state that it claims to be.
+    #[error("the snapshot is bad: {0}")]
+    SnapshotDisproved(String),
 }
 
 /// A vote as it travels.

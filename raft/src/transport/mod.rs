@@ -23,6 +23,7 @@ pub(crate) mod messages;
 pub(crate) mod multiplexed;
 pub(crate) mod raft_network;
 pub(crate) mod receiving_snapshot;
+pub(crate) mod reports;
 pub(crate) mod sending_snapshot;
 pub(crate) mod server;
 pub(crate) mod snapshots_sent;
@@ -33,6 +34,7 @@ use acknowledged::Acknowledgements;
 use greeting::Lane;
 use host::Host;
 use multiplexed::Link;
+use reports::Reports;
 use snapshots_sent::SnapshotsSent;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -63,6 +65,8 @@ pub(crate) struct Transport {
     pub acknowledged: Acknowledgements,
     /// How far the snapshots are that are being sent.
     pub snapshots_sent: SnapshotsSent,
+    /// What is wrong between this node and its peers.
+    pub reports: Reports,
     links: Mutex<BTreeMap<(Target, Lane), Link>>,
     /// Who was connected to before, by which lane.
     connected: Mutex<BTreeSet<(String, Lane)>>,
@@ -77,6 +81,7 @@ impl Transport {
             host,
             acknowledged: Acknowledgements::default(),
             snapshots_sent: SnapshotsSent::default(),
+            reports: Reports::default(),
             links: Mutex::default(),
             connected: Mutex::default(),
             tasks: TaskTracker::new(),

@@ -1,13 +1,16 @@
-//! Receives a snapshot into a directory of its own, checks every chunk and the whole, syncs it, and
-//! only then hands it to Raft. Whatever fails leaves nothing behind.
+//! Receives a snapshot into a directory of its own, if there is room for it, checks every chunk and the
+//! whole, syncs it, lets the state machine verify it, and only then hands it to Raft, where a fault
+//! would be fatal. Whatever fails leaves nothing behind, and the sender hears why.
 
 use super::{
     Transport,
     connection::Connection,
     messages::{Refusal, SnapshotAnswer, SnapshotFrame},
+    reports::Subject,
     sending_snapshot::{CHUNK_BYTES, FILES_LIMIT, SnapshotDigest, off_thread},
 };
 use crate::{
+    metric_definitions as metric,
     storage::snapshot_store::SnapshotData,
     types::{self, LogId, SnapshotMeta, Vote},
 };
@@ -29,11 +32,24 @@ const WORKING_EVERY: Duration = Duration::from_secs(1);
 
 /// Receives one snapshot. Returns why the connection ends.
 pub(crate) async fn receive(transport: &Arc<Transport>, mut connection: Connection) -> io::Result<()> {
+    let peer = connection.peer.name.clone();
     let received = receive_files(transport, &mut connection).await;
     let answer = match received {
-        Ok(received) => install(transport, &mut connection, received).await?,
-        Err(error) => SnapshotAnswer::Refused(Refusal::Snapshot(error.to_string())),
+        Ok(received) => conclude(transport, &mut connection, received).await?,
+        Err(refusal) => SnapshotAnswer::Refused(refusal),
     };
+    if let SnapshotAnswer::Refused(refusal) = &answer {
+        metric::snapshot_refused();
+        let reason = refusal.to_string();
+        if transport
+            .reports
+            .is_news(&peer, Subject::ReceivingSnapshot, &reason)
+        {
+            tracing::warn!(%peer, %reason, "a snapshot is refused, and will be until this changes");
+        }
+    } else {
+        transport.reports.is_settled(&peer, Subject::ReceivingSnapshot);
+    }
     connection.writer.write(&answer, &[]).await?;
     connection.writer.flush().await
 }
@@ -44,8 +60,14 @@ struct Received {
     data: SnapshotData,
 }
 
-async fn receive_files(transport: &Arc<Transport>, connection: &mut Connection) -> io::Result<Received> {
-    let malformed = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Self {
+        Self::Snapshot(error.to_string())
+    }
+}
+
+async fn receive_files(transport: &Arc<Transport>, connection: &mut Connection) -> Result<Received, Refusal> {
+    let malformed = |what: &str| Refusal::Snapshot(what.to_owned());
     let SnapshotFrame::Begin {
         vote,
         last_log,
@@ -58,17 +80,33 @@ async fn receive_files(transport: &Arc<Transport>, connection: &mut Connection) 
     if connection.peer.raft_id.is_none_or(|peer| peer.0 != vote.node) {
         return Err(malformed("the snapshot is another leader's"));
     }
+    // openraft takes that for granted.
+    if last_log.is_none_or(|last_log| last_log.term > vote.term) {
+        return Err(malformed("the snapshot is of a later term than its leader"));
+    }
     check_names(&files)?;
+    let mut left_bytes = files
+        .values()
+        .try_fold(0_u64, |sum, size| sum.checked_add(*size))
+        .ok_or(Refusal::NoSpace)?;
     let membership = membership.map(|(position, bytes)| (position, Bytes::from(bytes)));
     let meta = SnapshotMeta {
         last_log_id: last_log.map(LogId::from),
         last_membership: types::stored_membership(membership.as_ref()).map_err(io::Error::other)?,
     };
+    if !transport.host.has_room_for(left_bytes) {
+        return Err(Refusal::NoSpace);
+    }
     let host = Arc::clone(&transport.host);
     let data = off_thread(move || host.incoming()).await?;
     proceed(connection).await?;
     let mut digest = SnapshotDigest::default();
     for (name, &size) in &files {
+        // What else is written meanwhile takes space too.
+        if !transport.host.has_room_for(left_bytes) {
+            return Err(Refusal::NoSpace);
+        }
+        left_bytes -= size;
         digest.begin_file(name, size);
         let path = data.directory().join(name);
         let mut file = off_thread(move || File::create_new(path)).await?;
@@ -85,6 +123,7 @@ async fn receive_files(transport: &Arc<Transport>, connection: &mut Connection) 
                 return Err(malformed("a chunk is damaged"));
             }
             left -= chunk.len() as u64;
+            metric::snapshot_received_bytes(chunk.len());
             digest.update(&chunk);
             file = off_thread(move || file.write_all(&chunk).map(|()| file)).await?;
             proceed(connection).await?;
@@ -106,22 +145,20 @@ async fn receive_files(transport: &Arc<Transport>, connection: &mut Connection) 
     })
 }
 
-async fn install(
+/// Verifies and installs; the sender hears meanwhile that the work goes on.
+async fn conclude(
     transport: &Transport,
     connection: &mut Connection,
     received: Received,
 ) -> io::Result<SnapshotAnswer> {
-    let Some(raft) = transport.host.raft() else {
-        return Ok(SnapshotAnswer::Refused(Refusal::Unformed));
-    };
-    let installing = raft.install(received.vote, received.meta, received.data);
-    tokio::pin!(installing);
+    let concluding = verify_and_install(transport, received);
+    tokio::pin!(concluding);
     let mut working = interval(WORKING_EVERY);
     loop {
         tokio::select! {
-            installed = &mut installing => return Ok(match installed {
+            concluded = &mut concluding => return Ok(match concluded {
                 Ok(vote) => SnapshotAnswer::Done(vote.into()),
-                Err(error) => SnapshotAnswer::Refused(Refusal::Snapshot(error)),
+                Err(refusal) => SnapshotAnswer::Refused(refusal),
             }),
             _ = working.tick() => {
                 connection.writer.write(&SnapshotAnswer::Working, &[]).await?;
@@ -129,6 +166,17 @@ async fn install(
             }
         }
     }
+}
+
+async fn verify_and_install(transport: &Transport, received: Received) -> Result<Vote, Refusal> {
+    let Received { vote, meta, data } = received;
+    let verified = transport.host.verify_snapshot(meta.clone(), data.clone()).await;
+    verified.map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidData => Refusal::SnapshotDisproved(error.to_string()),
+        _ => Refusal::Snapshot(error.to_string()),
+    })?;
+    let raft = transport.host.raft().ok_or(Refusal::Unformed)?;
+    raft.install(vote, meta, data).await.map_err(Refusal::Snapshot)
 }
 
 async fn next(connection: &mut Connection) -> io::Result<(SnapshotFrame, Bytes)> {

@@ -5,10 +5,12 @@ use super::{
     Target, Transport,
     connection::{Connection, dial},
     greeting::Lane,
-    messages::{SnapshotAnswer, SnapshotFrame, unreachable},
+    messages::{Refusal, SnapshotAnswer, SnapshotFrame, unreachable},
+    reports::Subject,
     snapshots_sent::Sending,
 };
 use crate::{
+    metric_definitions as metric,
     runtime::Runtime,
     storage::snapshot_store::SnapshotData,
     types::{self, LogTypes, Vote},
@@ -28,6 +30,9 @@ use tokio::time::timeout;
 pub(crate) const CHUNK_BYTES: usize = 1024 * 1024;
 /// Files of one snapshot.
 pub(crate) const FILES_LIMIT: usize = 50_000;
+/// After a follower refused a snapshot that it had received, in part or whole, before one is sent again:
+/// it may be one who cannot take any.
+const REFUSED_PAUSE: Duration = Duration::from_secs(5);
 
 /// Sends a snapshot and waits until the follower has handed it to its Raft.
 pub(crate) async fn send(
@@ -46,7 +51,35 @@ pub(crate) async fn send(
         step_deadline,
         sending: transport.snapshots_sent.begin(target.raft_id, total_bytes),
     };
-    conversation.send(vote, snapshot).await.map_err(unreachable)
+    let data = snapshot.snapshot.clone();
+    let error = match conversation.send(vote, snapshot).await {
+        Ok(vote) => {
+            if transport
+                .reports
+                .is_settled(&target.name, Subject::SendingSnapshot)
+            {
+                tracing::info!(peer = %target.name, "a snapshot was taken after all");
+            }
+            return Ok(vote);
+        }
+        Err(error) => error,
+    };
+    let reason = error.to_string();
+    if transport
+        .reports
+        .is_news(&target.name, Subject::SendingSnapshot, &reason)
+    {
+        tracing::warn!(peer = %target.name, %reason, "a snapshot was not sent; trying again");
+    }
+    let refusal = error.get_ref().and_then(|source| source.downcast_ref());
+    if let Some(Refusal::SnapshotDisproved(_)) = refusal {
+        data.report_disproved();
+        transport.host.snapshot_disproved();
+    }
+    if let Some(Refusal::SnapshotDisproved(_) | Refusal::Snapshot(_)) = refusal {
+        tokio::time::sleep(REFUSED_PAUSE).await;
+    }
+    Err(unreachable(error))
 }
 
 struct Conversation {
@@ -114,6 +147,7 @@ impl Conversation {
             let checksum = crc32c::crc32c(&chunk);
             self.step(&SnapshotFrame::Chunk { checksum }, chunk).await?;
             self.sending.sent(length as u64);
+            metric::snapshot_sent_bytes(length);
         }
         Ok(whole)
     }
@@ -134,7 +168,7 @@ impl Conversation {
             .0
             {
                 SnapshotAnswer::Working => {}
-                SnapshotAnswer::Refused(refusal) => return Err(io::Error::other(refusal.to_string())),
+                SnapshotAnswer::Refused(refusal) => return Err(io::Error::other(refusal)),
                 answer => return Ok(answer),
             }
         }

@@ -96,16 +96,19 @@ impl StateMachine for Journal {
         })
     }
 
-    fn install(&self, checkpoint: Checkpoint) -> io::Result<()> {
-        let bytes = fs::read(checkpoint.directory.join("journal"))?;
-        let (position, membership, proposals): Stored =
-            codec::decode(&bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    fn verify(&self, checkpoint: &Checkpoint) -> io::Result<()> {
+        let (position, membership, _) = read(checkpoint)?;
         if position.unwrap_or_default() != checkpoint.position || membership != checkpoint.membership {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 "the checkpoint is not what it says",
             ));
         }
+        Ok(())
+    }
+
+    fn install(&self, checkpoint: Checkpoint) -> io::Result<()> {
+        let (position, membership, proposals) = read(&checkpoint)?;
         let batches = Vec::new();
         *self.state.lock().unwrap() = JournalState {
             position,
@@ -115,6 +118,11 @@ impl StateMachine for Journal {
         };
         Ok(())
     }
+}
+
+fn read(checkpoint: &Checkpoint) -> io::Result<Stored> {
+    let bytes = fs::read(checkpoint.directory.join("journal"))?;
+    codec::decode(&bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 /// Options under which a failed disk panics the test unless it expects it.

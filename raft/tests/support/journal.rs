@@ -9,7 +9,10 @@ use serde::{Deserialize, Serialize};
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    sync::Mutex,
+    sync::{
+        Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 /// The state machine.
@@ -18,6 +21,8 @@ pub struct Journal {
     state: Mutex<State>,
     /// After so many more flushes the disk refuses.
     pub flushes_left: Mutex<Option<u32>>,
+    /// So many received snapshots are not what they claim to be.
+    pub disproves: AtomicU32,
 }
 
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -40,6 +45,7 @@ impl Journal {
             directory: directory.to_owned(),
             state: Mutex::new(state),
             flushes_left: Mutex::default(),
+            disproves: AtomicU32::new(0),
         })
     }
 
@@ -113,6 +119,21 @@ impl StateMachine for Journal {
             position: state.position.unwrap(),
             membership: state.membership.clone(),
         })
+    }
+
+    fn verify(&self, checkpoint: &Checkpoint) -> io::Result<()> {
+        let left = self
+            .disproves
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        let bytes = fs::read(checkpoint.directory.join(Self::FILE))?;
+        let received: State = codec::decode(&bytes).map_err(io::Error::other)?;
+        if left.is_ok() || received.position != Some(checkpoint.position) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "its pairs do not give its digest",
+            ));
+        }
+        Ok(())
     }
 
     fn install(&self, checkpoint: Checkpoint) -> io::Result<()> {

@@ -217,7 +217,7 @@ impl TestCluster {
                     EntryClass::Ordinary
                 }
             }),
-            free_space_file: Some(self.free_space(name, 1_000_000)),
+            free_space_file: Some(self.free_space(name, 1_000_000_000)),
             sync: true,
             on_fatal: OnFatal::new(|reason| panic!("the disk failed: {reason}")),
         }

@@ -65,6 +65,7 @@ fn a_checkpoint_names_its_index_and_is_installed_whole() {
     target.put(put(7, 7));
     let old_view = target.store.view();
     let mut changes = target.store.changes();
+    target.store.verify(&checkpoint).unwrap();
     target.store.install(checkpoint).unwrap();
     assert_eq!(changes.try_recv().unwrap(), Change::Replaced);
     assert_eq!(target.pairs(), pairs);
@@ -91,10 +92,10 @@ fn a_damaged_checkpoint_is_refused_and_the_state_stays() {
     let mut checkpoint = source.store.checkpoint(directory.clone()).unwrap();
     let target = Bench::new();
     checkpoint.position.index += 1;
-    assert!(target.store.install(checkpoint.clone()).is_err());
+    assert!(target.store.verify(&checkpoint).is_err());
     checkpoint.position.index -= 1;
     flip_a_byte(&directory, b"\x0f\x0f\x0f\x0f\x0f\x0f\x0f\x0f");
-    let error = target.store.install(checkpoint).unwrap_err();
+    let error = target.store.verify(&checkpoint).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
     assert!(error.to_string().contains("checkpoint"), "{error}");
     assert_eq!(target.store.applied().unwrap().position, None);
