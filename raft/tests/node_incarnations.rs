@@ -7,8 +7,13 @@ use conclave_raft::{
     identity::{ClusterId, RaftId},
     node::{MembershipChange, Role},
     state_machine::StateMachine,
+    storage::{
+        fatal::OnFatal,
+        identity_store::{Identity, IdentityStore},
+        rocks_engine::RocksEngine,
+    },
 };
-use std::{fs, time::Duration};
+use std::{fs, sync::Arc, time::Duration};
 use support::{TestCluster, copy_directory, soon};
 use tokio::time::{Instant, timeout};
 
@@ -215,6 +220,43 @@ async fn a_log_that_ends_before_the_state_is_no_reverted_disk() {
     let status = cluster.status(&victim);
     assert_eq!((status.raft_id, status.halted), (Some(raft_id), None));
     cluster.stop().await;
+}
+
+/// Disks that were found to be reverted are set aside one by one, until none is left: no new, empty
+/// cluster may come of that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_whose_data_was_set_aside_form_no_new_cluster() {
+    let mut cluster = TestCluster::formed(3).await;
+    let names = ["n1", "n2", "n3"];
+    for name in names {
+        cluster.kill(name).await;
+        let engine = RocksEngine::open(&cluster.data_dir(name).join("log")).unwrap();
+        let store = IdentityStore::new(Arc::new(engine), OnFatal::new(|reason| panic!("{reason}")));
+        let was = store.load().unwrap().formation().unwrap().clone();
+        let reason = "older than acknowledged".into();
+        store.save(&Identity::Reverted { was, reason }).unwrap();
+    }
+    for first_is_wiped in [false, true] {
+        if first_is_wiped {
+            // It is the one to propose a cluster, and knows nothing of the others' past.
+            fs::remove_dir_all(cluster.data_dir("n1")).unwrap();
+        }
+        for name in names {
+            cluster.start(name).await;
+        }
+        // Empty directories form a cluster within this time.
+        let deadline = Instant::now() + SEVERAL_ELECTIONS / 2;
+        for name in names {
+            let mut status = cluster.node(name).raft.status();
+            let formed = status.wait_for(|status| status.raft_id.is_some());
+            let formed = tokio::time::timeout_at(deadline, formed).await;
+            assert!(formed.is_err(), "{name} {first_is_wiped}");
+        }
+        for name in names {
+            cluster.kill(name).await;
+        }
+    }
+    assert!(cluster.data_dir("n2").join("reverted-2").is_dir());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -97,6 +97,11 @@ pub(crate) async fn consider(core: &Arc<Core>, from: &Peer, proposal: Proposal) 
     let _one_step_at_a_time = core.forming.lock().await;
     match core.identity() {
         Identity::Empty => {
+            if let Some(cluster_id) = core.set_aside_from {
+                return Err(format!(
+                    "this node's data was set aside; it joins cluster {cluster_id} again and forms no other"
+                ));
+            }
             tracing::info!(cluster_id = %proposal.cluster_id, raft_id = %formation.raft_id, "accepting a new cluster");
             core.become_identity(Identity::Accepted(formation))
                 .await

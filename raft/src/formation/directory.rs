@@ -1,10 +1,16 @@
 //! What becomes of a data directory whose disk was found to be reverted.
 
-use crate::storage::{
-    fatal::OnFatal,
-    identity_store::{Identity, IdentityStore},
-    rocks_engine::RocksEngine,
+use crate::{
+    identity::ClusterId,
+    storage::{
+        fatal::OnFatal,
+        identity_store::{Identity, IdentityStore},
+        record,
+        rocks_engine::RocksEngine,
+        snapshot_store::replace_file,
+    },
 };
+use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, File},
     io,
@@ -18,6 +24,34 @@ pub(crate) const LOG_DIRECTORY: &str = "log";
 pub(crate) const SNAPSHOT_DIRECTORY: &str = "snapshots";
 /// What a data directory holds. The log goes last: it bears the mark.
 const SET_ASIDE: [&str; 3] = ["state", SNAPSHOT_DIRECTORY, LOG_DIRECTORY];
+
+/// Says that this directory's data was set aside, and of which cluster it was.
+const MARK: &str = "set-aside";
+
+#[derive(Serialize, Deserialize)]
+struct MarkRecord {
+    cluster_id: ClusterId,
+}
+
+/// The cluster that this directory was part of before its data was set aside. Such a directory is not
+/// like an empty one: it joins that cluster again, and never forms another. Were all nodes' disks set
+/// aside, they would else agree on a new, empty cluster.
+///
+/// # Errors
+/// The mark cannot be read or is damaged.
+pub(crate) fn set_aside_from(data_dir: &Path) -> io::Result<Option<ClusterId>> {
+    let bytes = match fs::read(data_dir.join(MARK)) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let record: MarkRecord = record::open(
+        &bytes,
+        &data_dir.display().to_string(),
+        "the mark of data set aside",
+    )?;
+    Ok(Some(record.cluster_id))
+}
 
 /// Moves what a reverted directory holds to a folder within it, so that the node starts empty and
 /// joins again as a new incarnation. To be called at each start before anything in the directory is
@@ -36,6 +70,10 @@ pub fn set_aside_if_reverted(data_dir: &Path) -> io::Result<Option<PathBuf>> {
     };
     let aside = data_dir.join(format!("reverted-{}", was.raft_id));
     tracing::warn!(%reason, aside = %aside.display(), "setting the reverted disk's data aside");
+    let mark = MarkRecord {
+        cluster_id: was.cluster_id,
+    };
+    replace_file(data_dir, MARK, &record::seal(&mark))?;
     fs::create_dir_all(&aside)?;
     for name in SET_ASIDE {
         let path = data_dir.join(name);

@@ -74,11 +74,16 @@ async fn look_around(core: &Arc<Core>, transport: &Arc<Transport>) -> Prospect {
     let mut unreachable = Vec::new();
     let mut accepted = Vec::new();
     let mut formed: Vec<(&(String, String), ClusterId)> = Vec::new();
+    let mut set_aside: Vec<(&String, ClusterId)> = Vec::new();
+    set_aside.extend(core.set_aside_from.map(|own| (&core.options.node_name, own)));
     for (node, answer) in join_all(asked).await {
         match answer {
             Ok(FormationAnswer::Standing(Standing::Empty)) => {}
             Ok(FormationAnswer::Standing(Standing::Accepted(cluster_id))) => accepted.push(cluster_id),
             Ok(FormationAnswer::Standing(Standing::Formed(cluster_id))) => formed.push((node, cluster_id)),
+            Ok(FormationAnswer::Standing(Standing::SetAside(cluster_id))) => {
+                set_aside.push((&node.0, cluster_id));
+            }
             _ => unreachable.push(&node.0),
         }
     }
@@ -89,7 +94,21 @@ async fn look_around(core: &Arc<Core>, transport: &Arc<Transport>) -> Prospect {
                 node.0, other.0
             ));
         }
+        if let Some(own) = core.set_aside_from
+            && own != *cluster_id
+        {
+            return Prospect::Wait(format!(
+                "the configured nodes belong to cluster {cluster_id}, and this node's data, which was set aside, to \
+                 {own}; if that is meant, empty the data directory"
+            ));
+        }
         return Prospect::Member((*node).clone());
+    }
+    if let Some((name, cluster_id)) = set_aside.first() {
+        return Prospect::Wait(format!(
+            "waiting for a member of cluster {cluster_id}: node {name} set its data aside and waits to be let in \
+             again; if no other node has that cluster's data any more, restore one, or empty every data directory"
+        ));
     }
     let is_first = core
         .options
@@ -116,6 +135,12 @@ async fn join(core: &Arc<Core>, transport: &Arc<Transport>, node: &(String, Stri
             let _one_step_at_a_time = core.forming.lock().await;
             if core.identity() != Identity::Empty {
                 return Ok(());
+            }
+            if core.set_aside_from.is_some_and(|own| own != grant.cluster_id) {
+                return Err(format!(
+                    "it lets nodes into another cluster, {}",
+                    grant.cluster_id
+                ));
             }
             tracing::info!(cluster_id = %grant.cluster_id, raft_id = %grant.raft_id, "joining a cluster");
             core.become_identity(Identity::Member(formation_of(core, grant)))

@@ -37,6 +37,9 @@ pub enum Standing {
     Accepted(ClusterId),
     /// It belongs to this cluster, which is formed.
     Formed(ClusterId),
+    /// Its data was set aside, because its disk was reverted; it waits to be let into this cluster
+    /// again, and forms no other.
+    SetAside(ClusterId),
 }
 
 /// What the first configured node proposes to all others.

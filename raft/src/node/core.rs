@@ -49,6 +49,8 @@ const SILENT_ELECTION_TIMEOUTS: u32 = 8;
 pub(crate) struct Core {
     /// As it was started.
     pub options: RaftOptions,
+    /// The cluster whose data was set aside here: the only one that this directory may be part of.
+    pub set_aside_from: Option<ClusterId>,
     /// Held while the identity takes a step.
     pub forming: tokio::sync::Mutex<()>,
     /// Held while the membership is changed: one change at a time.
@@ -89,9 +91,11 @@ impl Core {
         opened: Opened,
         space: SpaceGate,
         probe: Arc<dyn SpaceProbe>,
+        set_aside_from: Option<ClusterId>,
     ) -> Arc<Self> {
         Arc::new(Self {
             options,
+            set_aside_from,
             forming: tokio::sync::Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             status: watch::Sender::default(),
@@ -247,10 +251,26 @@ impl Core {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether a node of this name is a member, as far as this disk knows, or configured here: an old
+    /// disk does not know members that came since.
+    fn knows(&self, name: &str) -> bool {
+        let identity = self.identity();
+        let status = self.status.borrow();
+        let is_member = if status.members.is_empty() {
+            identity
+                .formation()
+                .is_some_and(|of| of.members.contains_key(name))
+        } else {
+            status.members.values().any(|member| member.record.name == name)
+        };
+        is_member || self.configured_address(name).is_some()
+    }
+
     fn standing(&self) -> Standing {
         let knows_members = !self.status.borrow().members.is_empty();
         match self.identity() {
-            Identity::Empty | Identity::Reverted { .. } => Standing::Empty,
+            Identity::Empty => self.set_aside_from.map_or(Standing::Empty, Standing::SetAside),
+            Identity::Reverted { was, .. } => Standing::SetAside(was.cluster_id),
             Identity::Accepted(formation) | Identity::Member(formation) => {
                 if knows_members {
                     Standing::Formed(formation.cluster_id)
@@ -343,7 +363,16 @@ impl Host for Core {
         })
     }
 
-    fn reverted(self: Arc<Self>, by: &Peer, acknowledged: Acknowledged) {
+    fn reverted(self: Arc<Self>, by: &Peer, acknowledged: Acknowledged) -> Result<(), String> {
+        let durable = self.durable().map_err(|error| error.to_string())?;
+        if by.raft_id.is_none() || !self.knows(&by.name) {
+            return Err(format!("node {} is no member that is known here", by.name));
+        }
+        if !acknowledged.is_near(&durable) {
+            return Err(format!(
+                "it speaks of a term that cannot have come meanwhile ({acknowledged:?}, and this disk has {durable:?})"
+            ));
+        }
         let reason = format!(
             "this disk is older than what node {} knows it acknowledged ({acknowledged:?}); its data is set aside \
              at the next start, and the node joins again as a new incarnation",
@@ -363,6 +392,7 @@ impl Host for Core {
                 self.halt(reason);
             }
         });
+        Ok(())
     }
 
     fn peer_out_of_space(&self, peer: RaftId, out_of_space: bool) {

@@ -72,6 +72,7 @@ pub(super) async fn start(
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
     fs::create_dir_all(&options.data_dir)?;
+    let set_aside_from = formation::set_aside_from(&options.data_dir)?;
     let probe = probe_for(&options.data_dir, options.free_space_file.clone());
     let space = SpaceGate::new(Arc::clone(&probe), options.reserves)?;
     let opening = options.clone();
@@ -80,7 +81,7 @@ pub(super) async fn start(
         .await
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", options.data_dir.display())))?;
     take_up_installed(applied, opened.log.clone()).await?;
-    let core = Core::new(options, identity, opened, space.clone(), probe);
+    let core = Core::new(options, identity, opened, space.clone(), probe, set_aside_from);
     let transport = Transport::new(tls, Arc::clone(&core) as _);
     status::publish_identity(&core);
     let spawn = |what, task| transport.spawn(Arc::clone(&core).supervise(what, task));

@@ -7,7 +7,7 @@ pub mod engine;
 pub mod fatal;
 pub mod identity_store;
 pub mod log_store;
-mod record;
+pub(crate) mod record;
 pub mod rocks_engine;
 pub mod simulated_engine;
 pub mod snapshot_policy;

@@ -10,7 +10,7 @@ use std::io;
 const CHECKSUM_BYTES: usize = 4;
 
 /// Encodes a record with its checksum.
-pub(super) fn seal<T: Serialize>(record: &T) -> Vec<u8> {
+pub(crate) fn seal<T: Serialize>(record: &T) -> Vec<u8> {
     let mut bytes = codec::encode(record);
     let checksum = crc32c::crc32c(&bytes);
     bytes.extend_from_slice(&checksum.to_le_bytes());
@@ -21,7 +21,7 @@ pub(super) fn seal<T: Serialize>(record: &T) -> Vec<u8> {
 ///
 /// # Errors
 /// `location` and `what` name the record in the error.
-pub(super) fn open<T: DeserializeOwned>(bytes: &[u8], location: &str, what: &str) -> io::Result<T> {
+pub(crate) fn open<T: DeserializeOwned>(bytes: &[u8], location: &str, what: &str) -> io::Result<T> {
     let damaged = |reason: String| {
         io::Error::new(
             io::ErrorKind::InvalidData,

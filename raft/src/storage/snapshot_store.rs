@@ -381,7 +381,8 @@ fn checksum(file: &mut fs::File) -> io::Result<(u64, u32)> {
     }
 }
 
-fn replace_file(directory: &Path, name: &str, content: &[u8]) -> io::Result<()> {
+/// Replaces a file durably: a crash leaves the old content or the new one.
+pub(crate) fn replace_file(directory: &Path, name: &str, content: &[u8]) -> io::Result<()> {
     let temporary = directory.join(format!("{name}.new"));
     fs::write(&temporary, content)?;
     fs::File::open(&temporary)?.sync_all()?;

@@ -37,7 +37,24 @@ pub struct Acknowledged {
     pub term: u64,
 }
 
+/// No disk is so many terms behind: with an election every second it would take more than a day.
+const TERMS_BEHIND: u64 = 100_000;
+
 impl Acknowledged {
+    /// Whether its terms can have come since a disk had `durable`. A peer whose memory is broken must
+    /// not set other nodes' disks aside.
+    pub fn is_near(&self, durable: &Durable) -> bool {
+        let positions = [self.committed, self.log.map(|(position, _)| position)];
+        let terms = positions
+            .into_iter()
+            .flatten()
+            .map(|position| position.term)
+            .chain(self.log.map(|(_, term)| term))
+            .chain([self.term]);
+        let furthest = durable.term.saturating_add(TERMS_BEHIND);
+        terms.max().is_none_or(|term| term <= furthest)
+    }
+
     /// Whether a disk that holds `durable` has forgotten something that it acknowledged.
     pub fn forgotten_by(&self, durable: &Durable) -> bool {
         let lost_committed = self.committed > durable.log;
@@ -134,6 +151,37 @@ mod tests {
         known.voted(PEER, 2);
         assert!(forgotten(&known, at(2, 9), 2));
         assert!(!forgotten(&known, at(2, 9), 3));
+    }
+
+    #[test]
+    fn only_terms_that_can_have_come_meanwhile_are_believed() {
+        let durable = Durable {
+            log: at(3, 9),
+            term: 3,
+        };
+        let known = Acknowledged {
+            committed: at(4, 20),
+            log: Some((LogPosition { term: 4, index: 21 }, 5)),
+            term: 5,
+        };
+        assert!(known.forgotten_by(&durable) && known.is_near(&durable));
+        assert!(Acknowledged::default().is_near(&durable));
+        for far in [
+            Acknowledged {
+                term: u64::MAX,
+                ..known
+            },
+            Acknowledged {
+                committed: at(1 << 40, 20),
+                ..known
+            },
+            Acknowledged {
+                log: Some((LogPosition { term: 4, index: 21 }, 1 << 40)),
+                ..known
+            },
+        ] {
+            assert!(far.forgotten_by(&durable) && !far.is_near(&durable), "{far:?}");
+        }
     }
 
     #[test]

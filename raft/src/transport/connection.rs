@@ -4,6 +4,7 @@ use super::{
     Target, Transport,
     frame::{FrameReader, FrameWriter},
     greeting::{Greeting, Lane, Rejection, Verdict},
+    reports::Subject,
     tls::unnamed_server,
 };
 use crate::{metric_definitions as metric, node::Peer};
@@ -145,7 +146,17 @@ async fn conclude(
             if let Rejection::Reverted(acknowledged) = &rejection
                 && acknowledged.forgotten_by(&transport.host.durable()?)
             {
-                Arc::clone(&transport.host).reverted(&peer, *acknowledged);
+                let believed = Arc::clone(&transport.host).reverted(&peer, *acknowledged);
+                if let Err(reason) = believed
+                    && transport.reports.is_news(&peer.name, Subject::Reverted, &reason)
+                {
+                    tracing::warn!(
+                        peer = %peer.name,
+                        %reason,
+                        "a node calls this disk older than what it acknowledged, and is not believed; if it is right, \
+                         empty the data directory"
+                    );
+                }
             }
             Err(ConnectFault::RefusedBy {
                 peer: peer.name,

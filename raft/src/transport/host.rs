@@ -52,8 +52,9 @@ pub(crate) trait Host: Send + Sync + 'static {
     /// Answers a step of formation.
     fn form(self: Arc<Self>, from: Peer, request: FormationRequest) -> BoxFuture<'static, FormationAnswer>;
 
-    /// A peer proved that this disk has forgotten what it acknowledged.
-    fn reverted(self: Arc<Self>, by: &Peer, acknowledged: Acknowledged);
+    /// A peer says that this disk has forgotten what it acknowledged, and the disk does not show the
+    /// opposite. Says why the peer is not believed, if it isn't.
+    fn reverted(self: Arc<Self>, by: &Peer, acknowledged: Acknowledged) -> Result<(), String>;
 
     /// A peer said how its disk stands.
     fn peer_out_of_space(&self, peer: RaftId, out_of_space: bool);
