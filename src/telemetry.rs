@@ -21,13 +21,14 @@ pub fn install(log: &LogSection) -> Result<(), String> {
     installed.map_err(|error| error.to_string())
 }
 
-/// What is logged.
+/// What is logged. openraft tells each step of Raft at `info`, and each failed try at `warn`, which is
+/// dozens of lines a second while a node is down; our own lines say once what is wrong and when it is
+/// over. Whoever wants openraft's names it in `log.level`.
 ///
 /// # Errors
 /// When `log.level` is no filter.
 pub fn filter(log: &LogSection) -> Result<EnvFilter, String> {
-    // openraft tells each step of Raft at `info`; whoever wants that says so in `log.level`.
-    let directives = format!("openraft=warn,{}", log.level);
+    let directives = format!("openraft=error,{}", log.level);
     EnvFilter::try_new(directives).map_err(|error| error.to_string())
 }
 
@@ -42,6 +43,30 @@ fn is_for_people(format: LogFormat, is_terminal: bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tracing::Level;
+
+    fn is_logged(level: &str) -> [bool; 3] {
+        let log = LogSection {
+            level: level.to_owned(),
+            format: LogFormat::Auto,
+        };
+        let subscriber = tracing_subscriber::registry().with(filter(&log).unwrap());
+        tracing::subscriber::with_default(subscriber, || {
+            [
+                tracing::enabled!(target: "openraft::replication", Level::WARN),
+                tracing::enabled!(target: "openraft::replication", Level::ERROR),
+                tracing::enabled!(target: "conclave_raft::transport", Level::WARN),
+            ]
+        })
+    }
+
+    #[test]
+    fn openrafts_warnings_are_logged_only_when_they_are_asked_for() {
+        assert_eq!(is_logged("info"), [false, true, true]);
+        assert_eq!(is_logged("debug"), [false, true, true]);
+        assert_eq!(is_logged("info,openraft=warn"), [true, true, true]);
+        assert_eq!(is_logged("error"), [false, true, false]);
+    }
 
     #[test]
     fn a_terminal_is_for_people_unless_told_otherwise() {

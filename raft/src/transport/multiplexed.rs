@@ -150,7 +150,11 @@ impl Speaker {
             drop(transport);
             let ended = match connected {
                 Ok(connection) => {
-                    tracing::debug!(peer = %self.target.name, lane = ?self.lane, "connected");
+                    if reason.is_empty() {
+                        tracing::debug!(peer = %self.target.name, lane = ?self.lane, "connected");
+                    } else {
+                        tracing::info!(peer = %self.target.name, lane = ?self.lane, "connected to node again");
+                    }
                     pause = Pause::default();
                     reason.clear();
                     converse(connection, first, &mut self.questions).await

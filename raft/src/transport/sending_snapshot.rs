@@ -71,6 +71,7 @@ pub(crate) async fn send(
     {
         tracing::warn!(peer = %target.name, %reason, "a snapshot was not sent; trying again");
     }
+    drop(conversation);
     let refusal = error.get_ref().and_then(|source| source.downcast_ref());
     if let Some(Refusal::SnapshotDisproved(_)) = refusal {
         data.report_disproved();
