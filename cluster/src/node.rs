@@ -8,6 +8,7 @@ pub(crate) mod peer_message;
 mod peer_service;
 mod start;
 mod status_publisher;
+mod tasks;
 mod upkeep;
 
 pub(crate) use leadership::Leadership;

@@ -2,7 +2,7 @@
 
 use super::{
     ClusterOptions, ClusterStatus, Inner, Leadership, StartError, joins::Joins, leadership,
-    peer_service::Service, status_publisher, upkeep,
+    peer_service::Service, status_publisher, tasks::Tasks, upkeep,
 };
 use crate::{
     agreement::{DigestExchange, Scrub},
@@ -22,18 +22,15 @@ use conclave_raft::{
     },
     transport::tls::TlsFiles,
 };
-use futures::FutureExt;
 use std::{
     fs,
     net::TcpListener,
-    panic::AssertUnwindSafe,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 use tokio::{
     sync::{Semaphore, watch},
-    task::JoinSet,
     time::{Instant, sleep},
 };
 
@@ -78,10 +75,8 @@ pub(super) async fn start(
         command_limit_bytes: options.batch_bytes.saturating_sub(COMMAND_OVERHEAD_BYTES),
     };
 
-    let mut tasks = Tasks {
-        raft: raft.clone(),
-        running: JoinSet::new(),
-    };
+    let halting = raft.clone();
+    let mut tasks = Tasks::new(move |reason| halting.halt(reason));
     tasks.spawn(
         "announces leadership",
         leadership::announce(raft.status(), leadership.clone()),
@@ -142,7 +137,7 @@ pub(super) async fn start(
     let fresh = node.clone();
     let freshness = async move { fresh.barriers.keep_fresh().await };
     tasks.spawn("keeps reads fresh", freshness);
-    *node.tasks.lock().unwrap_or_else(PoisonError::into_inner) = tasks.running;
+    *node.tasks.lock().unwrap_or_else(PoisonError::into_inner) = tasks.into_running();
     Ok(node)
 }
 
@@ -186,26 +181,6 @@ impl Inner {
         let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         tasks.shutdown().await;
         self.barriers.stop().await;
-    }
-}
-
-/// The tasks of a running node. None ends while the node runs: one that does, or panics, halts it, for
-/// a node without one of its tasks looks well and is not.
-struct Tasks {
-    raft: RaftNode,
-    running: JoinSet<()>,
-}
-
-impl Tasks {
-    fn spawn(&mut self, what: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        let raft = self.raft.clone();
-        self.running.spawn(Runtime::inherited(async move {
-            let how = match AssertUnwindSafe(task).catch_unwind().await {
-                Ok(()) => "ended",
-                Err(_) => "panicked",
-            };
-            raft.halt(format!("the task that {what} {how}"));
-        }));
     }
 }
 

@@ -107,7 +107,7 @@ async fn look_around(core: &Arc<Core>, transport: &Arc<Transport>) -> Prospect {
     if let Some((name, cluster_id)) = set_aside.first() {
         return Prospect::Wait(format!(
             "waiting for a member of cluster {cluster_id}: node {name} set its data aside and waits to be let in \
-             again; if no other node has that cluster's data any more, restore one, or empty every data directory"
+             again; if no other node has that cluster's data any more, restore one from a backup, or empty every data directory"
         ));
     }
     let is_first = core
