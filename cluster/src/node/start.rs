@@ -133,6 +133,7 @@ pub(super) async fn start(
         .map_err(|error| StartError::Storage(error.to_string()))?;
     node.status.send_replace(present);
     tasks.spawn("publishes the status", status_publisher::run(node.clone()));
+    tasks.spawn("announces a halt", status_publisher::announce_halt(node.clone()));
     tasks.spawn("keeps the cluster up", upkeep::run(node.clone()));
     let fresh = node.clone();
     let freshness = async move { fresh.barriers.keep_fresh().await };

@@ -39,6 +39,16 @@ pub(super) async fn run(node: Arc<Inner>) {
     }
 }
 
+/// Publishes a halt at once, whatever became of the task above: the process waits for this to end.
+pub(super) async fn announce_halt(node: Arc<Inner>) {
+    let mut raft_status = node.raft.status();
+    let halted = raft_status.wait_for(|raft| raft.halted.is_some()).await;
+    if let Ok(raft) = halted.map(|raft| raft.clone()) {
+        node.status.send_modify(|status| status.raft = raft);
+    }
+    std::future::pending().await
+}
+
 impl Inner {
     /// How this node stands now.
     pub(super) fn present_status(&self, raft: RaftStatus) -> std::io::Result<ClusterStatus> {
