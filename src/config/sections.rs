@@ -214,7 +214,7 @@ pub enum AtAuditLimit {
 #[serde(deny_unknown_fields, default)]
 pub struct LogSection {
     /// What is logged, in `tracing`'s filter syntax. Default `info`; openraft's own lines only from
-    /// `warn` on, unless they are named.
+    /// `error` on, unless they are named.
     pub level: String,
     /// `auto` (default: `human` on a terminal, else `json`), `human` or `json`.
     pub format: LogFormat,
