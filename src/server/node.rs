@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     config::{self, Config, Finding, Override, Severity},
-    grants::ConfiguredGrants,
+    grants::{ConfiguredGrants, without_quoted},
     hardening,
     identity::{Development, Identifier, Tailscale},
     metric_definitions as metrics,
@@ -227,7 +227,8 @@ impl Node {
         let config = config::load(&self.source.path, &self.source.overrides);
         let grants = match &config {
             Ok(config) => config.grants.read_table(),
-            Err(error) => Err(error.to_string()),
+            // Inline grants stand there too, and this is logged.
+            Err(error) => Err(without_quoted(&error.to_string())),
         };
         let results = [
             (
