@@ -232,11 +232,18 @@ impl Node {
         };
         let results = [
             (
+        let separate = config::check_authorities(&self.config.tls);
                 "grants",
                 self.edge.grants.reload(grants).load_error.map_or(Ok(()), Err),
             ),
-            ("the API's certificates", self.tls.reload()),
-            ("the node's certificates", self.edge.cluster.reload_certificates()),
+            (
+                "the API's certificates",
+                separate.clone().and_then(|()| self.tls.reload()),
+            ),
+            (
+                "the node's certificates",
+                separate.and_then(|()| self.edge.cluster.reload_certificates()),
+            ),
         ];
         for (what, result) in &results {
             if let Err(error) = result {
