@@ -270,7 +270,7 @@ async fn members(cluster: &TestCluster, leader: usize) {
         .await
         .expect("handed over");
     assert_eq!(Some(moved.id), to);
-    assert_eq!(cluster.leader().await, target);
+    cluster.wait_until_leads(target).await;
 }
 
 #[tokio::test]
