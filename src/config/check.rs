@@ -441,6 +441,7 @@ impl Checker<'_> {
             ("limits.request_timeout_ms", limits.request_timeout_ms),
             ("limits.shutdown_grace_ms", limits.shutdown_grace_ms),
             ("cluster.snapshot_log_bytes", cluster.snapshot_log_bytes),
+            ("limits.send_timeout_ms", limits.send_timeout_ms),
             ("cluster.staleness_bound_ms", cluster.staleness_bound_ms),
             ("cluster.clock_skew_bound_ms", cluster.clock_skew_bound_ms),
             ("seal.reseal_bytes_per_s", config.seal.reseal_bytes_per_s),

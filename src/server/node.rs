@@ -9,6 +9,7 @@ use super::{
     routes::Routes,
     runtime_file::RuntimeFile,
     signals::{Signals, Wanted},
+    slots::Slots,
     tls::Tls,
 };
 use crate::{
@@ -153,6 +154,7 @@ impl Node {
             sealer,
             grants: grants.clone(),
             identifier: Identifier::new(grants, tailscale, development),
+            slots: Slots::new(config.limits.requests_in_flight),
             limits: config.limits.clone(),
             node_name: config.node_name.clone(),
             cluster_name: config.cluster_name.clone(),
@@ -230,9 +232,9 @@ impl Node {
             // Inline grants stand there too, and this is logged.
             Err(error) => Err(without_quoted(&error.to_string())),
         };
+        let separate = config::check_authorities(&self.config.tls);
         let results = [
             (
-        let separate = config::check_authorities(&self.config.tls);
                 "grants",
                 self.edge.grants.reload(grants).load_error.map_or(Ok(()), Err),
             ),
