@@ -148,6 +148,8 @@ pub(crate) fn count_request(api: &'static str, action: &'static str, status: Sta
 pub(crate) fn count_unidentified(reason: &Unidentified) {
     let reason = match reason {
         Unidentified::NoCertificate => "no_certificate",
+        Unidentified::CertificateExpired => "certificate_expired",
+        Unidentified::TooManyWaiting => "too_many_waiting",
         Unidentified::NotOnTailnet => "not_on_tailnet",
         Unidentified::DaemonGone { .. } => "daemon_gone",
         Unidentified::UserspaceNetworking => "userspace_networking",

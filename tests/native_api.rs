@@ -270,7 +270,7 @@ async fn members(cluster: &TestCluster, leader: usize) {
         .await
         .expect("handed over");
     assert_eq!(Some(moved.id), to);
-    assert_eq!(cluster.leader().await, target);
+    cluster.wait_until_leads(target).await;
 }
 
 #[tokio::test]
@@ -647,10 +647,17 @@ async fn grants_are_read_again_on_sighup_and_a_broken_file_keeps_the_old_ones() 
     for (broken, named) in [
         ("\"uri:app\" = [\n", "line"),
         (
-            "\"uri:app\" = [{ action = [\"fetch\"], secret = [\"*\"] }]\n",
-            "fetch",
+            "\"uri:other\" = [{ action = [\"fetch\"], secret = [\"*\"] }]\n",
+            "\"uri:other\": unknown action",
         ),
-        ("\"app\" = [{ action = [\"get\"], secret = [\"*\"] }]\n", "app"),
+        (
+            "\"uri:other\" = [{ action = [\"get\"], secret = \"marked/key\" }]\n",
+            "invalid type",
+        ),
+        (
+            "\"app\" = [{ action = [\"get\"], secret = [\"*\"] }]\n",
+            "not a principal",
+        ),
     ] {
         let mut file = std::fs::File::create(&path).expect("opened");
         file.write_all(format!("{new}{broken}").as_bytes())
@@ -671,6 +678,10 @@ async fn grants_are_read_again_on_sighup_and_a_broken_file_keeps_the_old_ones() 
             Some(1.0)
         );
     }
+
+    // The error names no secret, in the status or in the log.
+    let log = std::fs::read_to_string(&cluster.node(0).log).expect("the log");
+    assert!(log.contains("invalid type") && !log.contains("marked"), "{log}");
 
     // Mended, all nodes come to the same.
     std::fs::write(&path, &new).expect("written");

@@ -47,7 +47,7 @@ impl Route {
     }
 
     /// Answers a call.
-    pub(crate) async fn handle(self, edge: &Edge, call: Call) -> Answer {
+    pub(crate) async fn handle(self, edge: &Edge, call: &mut Call) -> Answer {
         match self {
             Self::Setec(method) => setec::handle(edge, method, call).await,
             Self::Conclave(route) => conclave::handle(edge, route, call).await,

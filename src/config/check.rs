@@ -1,7 +1,9 @@
 //! What `conclave config check` finds beyond syntax: missing keys, contradictions, files that
 //! cannot be used, and habits that are unsafe. The server refuses to start on any error.
 
-use super::{Config, ConfigError, Override, faults::faults, layers::line_at, load};
+use super::{
+    Config, ConfigError, Override, authorities::check_authorities, faults::faults, layers::line_at, load,
+};
 use crate::{server, telemetry};
 use conclave_raft::transport::tls::{CertifiedName, NodeTls, TlsFiles};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
@@ -236,21 +238,13 @@ impl Checker<'_> {
                 );
             }
         }
-        if !self
-            .findings
-            .iter()
-            .any(|finding| finding.key.starts_with("tls."))
-        {
+        if self.tls_is_right() {
             self.check_certificates(config);
         }
-        if let Some(client_authority) = &tls.client_authority
-            && let (Ok(clients), Ok(nodes)) = (fs::read(client_authority), fs::read(&tls.node_authority))
-            && clients == nodes
+        if self.tls_is_right()
+            && let Err(message) = check_authorities(tls)
         {
-            self.error(
-                "tls.client_authority",
-                "is the node CA; nodes and clients must have CAs of their own",
-            );
+            self.error("tls.client_authority", message);
         }
         if tls.client_authority.is_none() && !config.tailscale.enabled && !config.dev {
             self.warning(
@@ -301,6 +295,14 @@ impl Checker<'_> {
                 format!("{path} has expired or is not valid yet; no client will trust it"),
             );
         }
+    }
+
+    /// Whether nothing was found in `[tls]` so far.
+    fn tls_is_right(&self) -> bool {
+        !self
+            .findings
+            .iter()
+            .any(|finding| finding.key.starts_with("tls."))
     }
 
     fn check_readable(&mut self, key: &str, path: &Path) -> Option<fs::Metadata> {
@@ -439,6 +441,7 @@ impl Checker<'_> {
             ("limits.request_timeout_ms", limits.request_timeout_ms),
             ("limits.shutdown_grace_ms", limits.shutdown_grace_ms),
             ("cluster.snapshot_log_bytes", cluster.snapshot_log_bytes),
+            ("limits.send_timeout_ms", limits.send_timeout_ms),
             ("cluster.staleness_bound_ms", cluster.staleness_bound_ms),
             ("cluster.clock_skew_bound_ms", cluster.clock_skew_bound_ms),
             ("seal.reseal_bytes_per_s", config.seal.reseal_bytes_per_s),
@@ -676,7 +679,7 @@ key_file = "seal.key"
             (
                 "client_authority = \"client-ca",
                 "client_authority = \"node-ca",
-                "node.toml:12: error: tls.client_authority: is the node CA",
+                "node.toml:12: error: tls.client_authority: node-ca.pem and node-ca.pem have 1 CA in common",
             ),
             (
                 "api_private_key = \"api",

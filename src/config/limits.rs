@@ -17,9 +17,11 @@ pub struct LimitsSection {
     pub connections: usize,
     /// Open connections of one address. Default 512; more are closed at once.
     pub connections_per_source: usize,
-    /// Requests being worked on. Default 1024; more are answered 503 with `Retry-After`.
+    /// Requests being worked on, from the reading of their bodies until their answers were sent.
+    /// Default 1024; more are answered 503 with `Retry-After`. Callers without grants have a
+    /// sixteenth of as many (at least one) for themselves, and none of these; health needs none.
     pub requests_in_flight: usize,
-    /// Requests of one principal being worked on. Default 512; more are answered 429.
+    /// Requests of one principal being worked on, in the same sense. Default 512; more are answered 429.
     pub requests_in_flight_per_principal: usize,
     /// Requests of one principal in a second, on this node. Default 10000; more are answered 429.
     pub requests_per_s_per_principal: u32,
@@ -35,8 +37,12 @@ pub struct LimitsSection {
     pub body_timeout_ms: u64,
     /// Time for an answer, in milliseconds. Default 5000; then the outcome is reported unknown.
     pub request_timeout_ms: u64,
-    /// Time that a stopping node gives to requests that it accepted, in milliseconds. Default
-    /// 10000.
+    /// Time that a client may take for an answer that waits to be sent, in milliseconds. Default
+    /// 30000; then the connection closes.
+    pub send_timeout_ms: u64,
+    /// Time that a stopping node gives to requests that it accepted, in milliseconds; also the time
+    /// that a connection has to end in once its certificate expired, or certificates were read
+    /// again. Default 10000.
     pub shutdown_grace_ms: u64,
 }
 
@@ -56,6 +62,7 @@ impl Default for LimitsSection {
             header_timeout_ms: 30_000,
             body_timeout_ms: 10_000,
             request_timeout_ms: 5_000,
+            send_timeout_ms: 30_000,
             shutdown_grace_ms: 10_000,
         }
     }

@@ -5,12 +5,14 @@
 //! win: the file, the environment (`CONCLAVE_API__LISTEN` sets `listen` in `[api]`, `CONCLAVE_DATA_DIR`
 //! sets `data_dir`), flags (`--set api.listen=…`). Relative paths are relative to the file's folder.
 
+mod authorities;
 mod check;
 mod faults;
 mod layers;
 mod limits;
 mod sections;
 
+pub(crate) use authorities::check_authorities;
 pub(crate) use check::is_name;
 pub use check::{Finding, Severity, check};
 pub use layers::{ConfigError, Override, load, overrides_from_environment};

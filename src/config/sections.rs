@@ -145,13 +145,14 @@ pub struct TlsSection {
     pub api_certificate: PathBuf,
     /// Its private key (mode 0600).
     pub api_private_key: PathBuf,
-    /// The client CA. Without it no client certificate is accepted.
+    /// The client CA, or a bundle. Without it no client certificate is accepted.
     pub client_authority: Option<PathBuf>,
     /// This node's certificate chain, which names it `conclave://CLUSTER/NODE`.
     pub node_certificate: PathBuf,
     /// Its private key (mode 0600).
     pub node_private_key: PathBuf,
-    /// The node CA; never the client CA.
+    /// The node CA, or a bundle; it has no public key in common with the client CA, or the node does
+    /// not start and takes up no certificates on a reload.
     pub node_authority: PathBuf,
 }
 

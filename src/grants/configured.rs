@@ -40,17 +40,22 @@ impl GrantsTable {
     /// The most bytes of a file of grants.
     pub const FILE_LIMIT_BYTES: usize = 4 * 1024 * 1024;
 
-    /// Reads TOML. The error names the line.
+    /// Reads TOML. The error names the line and quotes nothing of it, for it is logged, and a line
+    /// names secrets.
     pub fn from_toml(text: &str) -> Result<Self, String> {
-        toml::from_str(text).map_err(|error| error.to_string())
+        toml::from_str(text).map_err(|error| {
+            let before = error.span().map_or(0, |span| span.start);
+            let line = 1 + text.bytes().take(before).filter(|byte| *byte == b'\n').count();
+            format!("line {line}: {}", without_quoted(error.message()))
+        })
     }
 
-    /// Reads JSON. The error names the line.
+    /// Reads JSON. The error names the line and quotes nothing of it.
     pub fn from_json(text: &str) -> Result<Self, String> {
-        serde_json::from_str(text).map_err(|error| error.to_string())
+        serde_json::from_str(text).map_err(|error| without_quoted(&error.to_string()))
     }
 
-    /// Checks every rule. The error names the principal.
+    /// Checks every rule. The error names the principal, and quotes nothing else.
     pub fn check(&self) -> Result<(), String> {
         self.resolve().map(drop)
     }
@@ -60,9 +65,10 @@ impl GrantsTable {
             .iter()
             .map(|(principal, rules)| {
                 let described = |reason: String| format!("grants of {principal:?}: {reason}");
+                // A key that is no principal may be a secret's name in the wrong place.
                 let parsed = principal
                     .parse()
-                    .map_err(|error: super::PrincipalError| described(error.to_string()))?;
+                    .map_err(|error: super::PrincipalError| format!("a key is not a principal: {error}"))?;
                 let grants =
                     Grants::from_written(rules).map_err(|error: GrantError| described(error.to_string()))?;
                 Ok((parsed, Arc::new(grants)))
@@ -136,6 +142,16 @@ impl ConfiguredGrants {
     }
 }
 
+/// A parser's message without what it quotes of the text: all from the first to the last quotation
+/// mark.
+pub(crate) fn without_quoted(message: &str) -> String {
+    let is_mark = |c: char| matches!(c, '"' | '`' | '\'');
+    match (message.find(is_mark), message.rfind(is_mark)) {
+        (Some(first), Some(last)) => format!("{}…{}", &message[..first], &message[last + 1..]),
+        _ => message.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,6 +187,50 @@ mod tests {
         assert_eq!(status.load_error, None);
         assert_ne!(status.digest, digest);
         assert!(configured.of(&alice()).is_empty());
+    }
+
+    #[test]
+    fn an_error_names_the_line_and_nothing_that_stands_there() {
+        for (broken, named) in [
+            (
+                "\n\"cn:a\" = [{ action = [\"get\"], secret = [\"marked/*\" }]\n",
+                "line 2",
+            ),
+            (
+                "\"cn:a\" = []\n\"cn:b\" = [{ action = [\"get\"], secret = \"marked\" }]",
+                "line 2: invalid type",
+            ),
+            (
+                "\"cn:a\" = [{ action = [\"get\"], marked = [\"*\"] }]",
+                "line 1: unknown field",
+            ),
+            (
+                "\"cn:a\" = [{ action = [\"marked\"] }]",
+                "\"cn:a\": unknown action",
+            ),
+            ("\"marked\" = [{ action = [\"get\"] }]", "not a principal"),
+            ("\"cn:a\" = [\"ma\\\"rked\"]", "line 1: invalid type"),
+        ] {
+            let error = GrantsTable::from_toml(broken)
+                .and_then(|table| table.check())
+                .unwrap_err();
+            assert!(error.contains(named), "{broken}: {error}");
+            assert!(
+                !error.contains("marked") && !error.contains("rked\""),
+                "{broken}: {error}"
+            );
+        }
+        for (broken, named) in [
+            ("{\n\"cn:a\": [{\"secret\": \"marked\"}]}", "line 2"),
+            ("{\"cn:a\": [{\"marked\": 1}]}", "unknown field"),
+            ("{\"cn:a\": [\"marked]}", "line 1"),
+        ] {
+            let error = GrantsTable::from_json(broken).unwrap_err();
+            assert!(
+                error.contains(named) && !error.contains("marked"),
+                "{broken}: {error}"
+            );
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod configured;
 mod principal;
 mod rules;
 
+pub(crate) use configured::without_quoted;
 pub use configured::{ConfiguredGrants, GrantsStatus, GrantsTable};
 pub use principal::{Principal, PrincipalError, PrincipalKind};
 pub use rules::{Action, Grant, GrantError, Grants, WrittenGrant};

@@ -6,6 +6,7 @@
 //! `audit` and `operate` are about the whole cluster. A rule grants them only if it names no secret
 //! pattern, or the pattern `*`: beside a narrower pattern they would promise a limit that is not there.
 
+use super::configured::without_quoted;
 use crate::name::{FullName, NamespacePath, Pattern, StoreName};
 use serde::{Deserialize, Serialize};
 
@@ -50,9 +51,9 @@ pub enum GrantError {
     /// Not the form of a rule.
     #[error("malformed grant: {0}")]
     Malformed(String),
-    /// An action that is not known.
-    #[error("unknown action {0:?}")]
-    UnknownAction(String),
+    /// An action that is not known. It is not repeated: it may be a secret's name in the wrong place.
+    #[error("unknown action; known are {}", Action::ALL.map(Action::as_str).join(", "))]
+    UnknownAction,
     /// `audit` or `operate` beside a pattern that would seem to limit it.
     #[error("audit and operate are about the whole cluster: grant them in a rule without `secret`")]
     LimitedClusterAction,
@@ -139,7 +140,8 @@ impl Grants {
         let written = values
             .iter()
             .map(|value| {
-                WrittenGrant::deserialize(value).map_err(|error| GrantError::Malformed(error.to_string()))
+                WrittenGrant::deserialize(value)
+                    .map_err(|error| GrantError::Malformed(without_quoted(&error.to_string())))
             })
             .collect::<Result<Vec<_>, _>>()?;
         Self::build(&written, Strictness::SkipUnknown)
@@ -208,7 +210,7 @@ impl Grant {
             match Action::parse(text) {
                 Some(action) => actions.push(action),
                 None if strictness == Strictness::SkipUnknown => {}
-                None => return Err(GrantError::UnknownAction(text.clone())),
+                None => return Err(GrantError::UnknownAction),
             }
         }
         let malformed = |error: crate::name::NameError| GrantError::Malformed(error.to_string());
@@ -306,7 +308,7 @@ mod tests {
     fn unknown_actions_are_refused_in_files_and_grant_nothing_in_capabilities() {
         assert_eq!(
             grants(json!([{"action": ["fetch"], "secret": ["*"]}])),
-            Err(GrantError::UnknownAction("fetch".to_owned()))
+            Err(GrantError::UnknownAction)
         );
         let grants = Grants::from_capability(&[json!({"action": ["fetch"], "secret": ["*"]})]).unwrap();
         assert!(grants.is_empty());

@@ -19,7 +19,11 @@ use rustls::{
     },
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 use x509_parser::{extensions::GeneralName, prelude::FromDer, prelude::X509Certificate};
 
 /// Why a certificate names no principal.
@@ -42,13 +46,33 @@ pub enum CertificateNameError {
     Name(#[from] PrincipalError),
 }
 
-/// The principal that a client's certificate names.
-pub fn principal_of(certificate: &[u8]) -> Result<Principal, CertificateNameError> {
-    let (rest, certificate) =
-        X509Certificate::from_der(certificate).map_err(|_| CertificateNameError::Malformed)?;
-    if !rest.is_empty() {
-        return Err(CertificateNameError::Malformed);
+/// What a client's certificate says.
+#[derive(Clone)]
+pub struct ClientCertificate {
+    /// Whom it names.
+    pub principal: Principal,
+    /// When it expires.
+    pub not_after: SystemTime,
+}
+
+impl ClientCertificate {
+    /// Reads a certificate.
+    pub fn of(certificate: &[u8]) -> Result<Self, CertificateNameError> {
+        let (rest, certificate) =
+            X509Certificate::from_der(certificate).map_err(|_| CertificateNameError::Malformed)?;
+        if !rest.is_empty() {
+            return Err(CertificateNameError::Malformed);
+        }
+        let seconds = certificate.validity().not_after.timestamp().try_into();
+        let not_after = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds.unwrap_or(0)));
+        Ok(Self {
+            principal: principal_of(&certificate)?,
+            not_after: not_after.ok_or(CertificateNameError::Malformed)?,
+        })
     }
+}
+
+fn principal_of(certificate: &X509Certificate<'_>) -> Result<Principal, CertificateNameError> {
     let alternative_names = certificate
         .subject_alternative_name()
         .map_err(|_| CertificateNameError::Malformed)?;
@@ -142,7 +166,7 @@ impl ClientCertVerifier for ClientVerifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
-        match principal_of(end_entity) {
+        match ClientCertificate::of(end_entity) {
             Ok(_) => Ok(verified),
             Err(CertificateNameError::Malformed) => {
                 Err(Error::InvalidCertificate(CertificateError::BadEncoding))
@@ -211,7 +235,7 @@ mod tests {
     }
 
     fn principal(common_names: &[&str], names: &[SanType]) -> Result<String, CertificateNameError> {
-        principal_of(&certificate(common_names, names)).map(|principal| principal.to_string())
+        ClientCertificate::of(&certificate(common_names, names)).map(|read| read.principal.to_string())
     }
 
     #[test]
@@ -295,7 +319,7 @@ mod tests {
     proptest! {
         #[test]
         fn garbage_never_panics(bytes: Vec<u8>) {
-            prop_assert_eq!(principal_of(&bytes), Err(CertificateNameError::Malformed));
+            prop_assert_eq!(ClientCertificate::of(&bytes).map(drop), Err(CertificateNameError::Malformed));
         }
 
         #[test]
@@ -303,7 +327,7 @@ mod tests {
             let mut der = certificate(&["c"], &[uri("u:x")]);
             let position = position % der.len();
             der[position] = byte;
-            let _ = principal_of(&der);
+            let _ = ClientCertificate::of(&der);
         }
     }
 }

@@ -11,7 +11,7 @@ mod certificate;
 mod development;
 mod tailscale;
 
-pub use certificate::{CertificateNameError, ClientVerifier, principal_of};
+pub use certificate::{CertificateNameError, ClientCertificate, ClientVerifier};
 pub use development::Development;
 pub use tailscale::Tailscale;
 
@@ -19,9 +19,12 @@ use crate::grants::{ConfiguredGrants, Grants, Principal};
 use std::{
     net::SocketAddr,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
-use tokio::sync::Mutex;
+use tokio::{
+    sync::{Mutex, Semaphore},
+    time::timeout,
+};
 
 /// Who calls, with what rights.
 #[derive(Clone)]
@@ -40,6 +43,9 @@ pub enum Unidentified {
     /// Neither a certificate nor a tailnet address.
     #[error("no client certificate was shown")]
     NoCertificate,
+    /// The certificate expired while its connection was open.
+    #[error("the client certificate expired")]
+    CertificateExpired,
     /// The connection didn't come in through the tailnet.
     #[error("no client certificate was shown, and the connection did not come in through the tailnet")]
     NotOnTailnet,
@@ -58,12 +64,16 @@ pub enum Unidentified {
     /// The daemon's answer cannot be used.
     #[error("the Tailscale daemon's answer cannot be used: {0}")]
     UnusableAnswer(String),
+    /// More callers than are let in wait for the daemon.
+    #[error("too many callers wait for the Tailscale daemon")]
+    TooManyWaiting,
 }
 
 /// The sources, asked in their order.
 pub struct Identifier {
     configured: Arc<ConfiguredGrants>,
     tailscale: Option<Tailscale>,
+    waiting_for_tailscale: Semaphore,
     development: Development,
 }
 
@@ -73,13 +83,19 @@ pub struct ConnectionIdentity {
     pub local: SocketAddr,
     /// The caller's address.
     pub remote: SocketAddr,
-    /// The certificate's principal, where one was shown.
-    pub certificate: Option<Principal>,
-    tailnet: Mutex<Option<(Instant, Identity)>>,
+    /// The certificate, where one was shown.
+    pub certificate: Option<ClientCertificate>,
+    tailnet: Mutex<Option<(Instant, Result<Identity, Unidentified>)>>,
 }
 
 /// How long the tailnet's answer about one connection is believed.
 const TAILNET_ANSWER_LIFETIME: Duration = Duration::from_secs(10);
+/// How long a failure is: long enough that a daemon which hangs is not asked again by each caller.
+const FAILURE_LIFETIME: Duration = Duration::from_secs(1);
+/// How long the recognition of a caller may take in all.
+const TAILNET_TIMEOUT: Duration = Duration::from_secs(4);
+/// Callers that may wait for the daemon at once. The others are refused.
+const WAITING_FOR_TAILSCALE: usize = 256;
 
 impl Identifier {
     /// The sources of one node.
@@ -91,6 +107,7 @@ impl Identifier {
         Self {
             configured,
             tailscale,
+            waiting_for_tailscale: Semaphore::new(WAITING_FOR_TAILSCALE),
             development,
         }
     }
@@ -98,26 +115,43 @@ impl Identifier {
     /// Recognises the caller. Grants of the configuration are those in force now, not those of the
     /// connection's start.
     pub async fn identify(&self, connection: &ConnectionIdentity) -> Result<Identity, Unidentified> {
-        if let Some(principal) = &connection.certificate {
-            let grants = self.configured.of(principal);
+        if let Some(certificate) = &connection.certificate {
+            if certificate.not_after < SystemTime::now() {
+                return Err(Unidentified::CertificateExpired);
+            }
             return Ok(Identity {
-                principal: principal.clone(),
+                principal: certificate.principal.clone(),
                 device: None,
-                grants,
+                grants: self.configured.of(&certificate.principal),
             });
         }
         if let Some(tailscale) = &self.tailscale {
-            return connection.on_tailnet(tailscale).await;
+            return match connection.known_on_tailnet() {
+                Some(known) => known,
+                None => self.ask_tailscale(tailscale, connection).await,
+            };
         }
         self.development
             .identity(connection.remote)
             .ok_or(Unidentified::NoCertificate)
     }
+
+    async fn ask_tailscale(
+        &self,
+        tailscale: &Tailscale,
+        connection: &ConnectionIdentity,
+    ) -> Result<Identity, Unidentified> {
+        let waiting = self.waiting_for_tailscale.try_acquire();
+        let _waiting = waiting.map_err(|_| Unidentified::TooManyWaiting)?;
+        timeout(TAILNET_TIMEOUT, connection.on_tailnet(tailscale))
+            .await
+            .unwrap_or_else(|_| Err(tailscale.gone("it does not answer")))
+    }
 }
 
 impl ConnectionIdentity {
     /// A connection between these addresses, whose handshake showed this certificate.
-    pub fn new(local: SocketAddr, remote: SocketAddr, certificate: Option<Principal>) -> Self {
+    pub fn new(local: SocketAddr, remote: SocketAddr, certificate: Option<ClientCertificate>) -> Self {
         Self {
             local: canonical(local),
             remote: canonical(remote),
@@ -128,17 +162,41 @@ impl ConnectionIdentity {
 
     async fn on_tailnet(&self, tailscale: &Tailscale) -> Result<Identity, Unidentified> {
         let mut known = self.tailnet.lock().await;
-        if let Some((asked, identity)) = &*known
-            && asked.elapsed() < TAILNET_ANSWER_LIFETIME
-        {
-            return Ok(identity.clone());
+        if let Some(answer) = fresh(&known, TAILNET_ANSWER_LIFETIME) {
+            return answer;
         }
         *known = None;
         let asked = Instant::now();
-        let identity = tailscale.identify(self.local, self.remote).await?;
-        *known = Some((asked, identity.clone()));
-        Ok(identity)
+        let answer = tailscale.identify(self.local, self.remote).await;
+        *known = Some((as_of(asked, &answer), answer.clone()));
+        answer
     }
+
+    /// What is known already, without waiting.
+    fn known_on_tailnet(&self) -> Option<Result<Identity, Unidentified>> {
+        let known = self.tailnet.try_lock().ok()?;
+        fresh(&known, TAILNET_ANSWER_LIFETIME)
+    }
+}
+
+/// From when on an answer ages: one that helps from the question on, a failure from its end on, for
+/// callers that waited meanwhile shall not ask in vain as well.
+fn as_of<T>(asked: Instant, answer: &Result<T, Unidentified>) -> Instant {
+    if answer.is_ok() { asked } else { Instant::now() }
+}
+
+/// An answer that is not too old to be believed.
+fn fresh<T: Clone>(
+    known: &Option<(Instant, Result<T, Unidentified>)>,
+    lifetime: Duration,
+) -> Option<Result<T, Unidentified>> {
+    let (since, answer) = known.as_ref()?;
+    let lifetime = if answer.is_ok() {
+        lifetime
+    } else {
+        FAILURE_LIFETIME
+    };
+    (since.elapsed() < lifetime).then(|| answer.clone())
 }
 
 /// Writes IPv4-mapped IPv6 addresses plainly, as the daemon knows them.
@@ -147,12 +205,20 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::grants::{Action, GrantsTable};
 
+    /// A certificate that is valid for so long.
+    pub(crate) fn shown(principal: &str, lifetime: Duration) -> ClientCertificate {
+        ClientCertificate {
+            principal: principal.parse().unwrap(),
+            not_after: SystemTime::now() + lifetime,
+        }
+    }
+
     fn connection(certificate: Option<&str>) -> ConnectionIdentity {
-        let certificate = certificate.map(|principal| principal.parse().unwrap());
+        let certificate = certificate.map(|principal| shown(principal, Duration::from_secs(3600)));
         ConnectionIdentity::new(
             "[::ffff:127.0.0.1]:8200".parse().unwrap(),
             "127.0.0.1:9".parse().unwrap(),
@@ -187,6 +253,18 @@ mod tests {
                 .grants
                 .is_empty()
         );
+    }
+
+    #[tokio::test]
+    async fn a_certificate_that_expired_names_nobody() {
+        let configured = Arc::new(ConfiguredGrants::new(Ok(GrantsTable::default())));
+        let identifier = Identifier::new(configured, None, Development::enabled());
+        let mut connection = connection(None);
+        connection.certificate = Some(shown("cn:a", Duration::ZERO));
+        assert!(matches!(
+            identifier.identify(&connection).await,
+            Err(Unidentified::CertificateExpired)
+        ));
     }
 
     #[tokio::test]

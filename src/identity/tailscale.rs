@@ -7,7 +7,7 @@
 //!
 //! The routes are those of the daemon's local API: `/localapi/v0/status`, `/localapi/v0/whois`.
 
-use super::{Identity, Unidentified};
+use super::{Identity, Unidentified, as_of, fresh};
 use crate::grants::{Grants, Principal, PrincipalKind};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
@@ -26,7 +26,7 @@ use tokio::{net::UnixStream, sync::Mutex, time::timeout};
 /// The local daemon.
 pub struct Tailscale {
     socket: PathBuf,
-    status: Mutex<Option<(Instant, DaemonStatus)>>,
+    status: Mutex<Option<(Instant, Result<DaemonStatus, Unidentified>)>>,
 }
 
 /// The capability whose values are grants, in setec's form.
@@ -108,16 +108,14 @@ impl Tailscale {
 
     async fn daemon_status(&self) -> Result<DaemonStatus, Unidentified> {
         let mut known = self.status.lock().await;
-        if let Some((asked, status)) = &*known
-            && asked.elapsed() < STATUS_LIFETIME
-        {
-            return Ok(status.clone());
+        if let Some(status) = fresh(&known, STATUS_LIFETIME) {
+            return status;
         }
         *known = None;
         let asked = Instant::now();
-        let status: DaemonStatus = self.ask("/localapi/v0/status?peers=false").await?;
-        *known = Some((asked, status.clone()));
-        Ok(status)
+        let status = self.ask("/localapi/v0/status?peers=false").await;
+        *known = Some((as_of(asked, &status), status.clone()));
+        status
     }
 
     async fn ask<T: DeserializeOwned>(&self, route: &str) -> Result<T, Unidentified> {
@@ -162,7 +160,7 @@ impl Tailscale {
         }
     }
 
-    fn gone(&self, reason: impl ToString) -> Unidentified {
+    pub(super) fn gone(&self, reason: impl ToString) -> Unidentified {
         Unidentified::DaemonGone {
             socket: self.socket.display().to_string(),
             reason: reason.to_string(),
@@ -411,7 +409,7 @@ mod tests {
         let certified = ConnectionIdentity::new(
             local.parse().unwrap(),
             remote.parse().unwrap(),
-            Some("cn:a".parse().unwrap()),
+            Some(crate::identity::tests::shown("cn:a", Duration::from_secs(60))),
         );
         assert_eq!(
             identifier
@@ -423,6 +421,45 @@ mod tests {
             "cn:a"
         );
         assert_eq!(daemon.asked().len(), 2, "a certificate outranks the tailnet");
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_hangs_is_not_waited_for_by_one_caller_after_the_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(folder.path().join("sock")).unwrap();
+        let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let hanging = {
+            let asked = asked.clone();
+            tokio::spawn(async move {
+                let mut open = Vec::new();
+                while let Ok((stream, _)) = listener.accept().await {
+                    asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                    open.push(stream);
+                }
+            })
+        };
+        let configured = Arc::new(ConfiguredGrants::new(Ok(GrantsTable::default())));
+        let daemon = Tailscale::new(folder.path().join("sock"));
+        let identifier = Identifier::new(configured, Some(daemon), Development::disabled());
+        let connections: Vec<_> = (1..=2 * super::super::WAITING_FOR_TAILSCALE)
+            .map(|port| {
+                let remote = SocketAddr::new(remote().ip(), port as u16);
+                ConnectionIdentity::new(local(), remote, None)
+            })
+            .collect();
+        let callers = connections
+            .iter()
+            .map(|connection| identifier.identify(connection));
+        let refused = futures::future::join_all(callers).await;
+        hanging.abort();
+        let too_many = refused
+            .iter()
+            .filter(|refused| matches!(refused, Err(Unidentified::TooManyWaiting)));
+        assert_eq!(too_many.count(), super::super::WAITING_FOR_TAILSCALE);
+        assert!(refused.iter().all(Result::is_err));
+        // One after the other they would have asked once each.
+        let asked = asked.load(std::sync::atomic::Ordering::SeqCst);
+        assert!((1..10).contains(&asked), "{asked}");
     }
 
     proptest! {

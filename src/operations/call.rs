@@ -1,7 +1,7 @@
 //! One call: who asks, about what, with which keys and until when. Its methods are the steps that
 //! every operation is made of.
 
-use super::{Caller, OperationError, Operations, limits::Permit};
+use super::{Caller, OperationError, Operations};
 use crate::{
     audit::{PlainRecord, Subject, Verdict},
     grants,
@@ -17,7 +17,7 @@ use conclave_cluster::{
 use std::sync::Arc;
 use tokio::time::Instant;
 
-/// A call that was admitted, with keys to serve it.
+/// A call, with keys to serve it.
 pub struct Call<'a> {
     pub operations: &'a Operations,
     pub caller: &'a Caller,
@@ -25,19 +25,17 @@ pub struct Call<'a> {
     pub subject: Subject<'a>,
     pub keyring: Arc<Keyring>,
     pub deadline: Instant,
-    _permit: Permit,
 }
 
 impl<'a> Call<'a> {
-    /// Admits a call within the caller's limits, on an unsealed node.
-    pub fn admit(
+    /// Begins a call, on an unsealed node.
+    pub fn begin(
         operations: &'a Operations,
         caller: &'a Caller,
         action: Action,
         subject: Subject<'a>,
         deadline: Instant,
     ) -> Result<Self, OperationError> {
-        let permit = operations.admission.admit(&caller.principal, Instant::now())?;
         let keyring = operations.sealer.keyring()?;
         Ok(Self {
             operations,
@@ -46,7 +44,6 @@ impl<'a> Call<'a> {
             subject,
             keyring,
             deadline,
-            _permit: permit,
         })
     }
 

@@ -35,13 +35,13 @@ impl Default for OperationLimits {
 }
 
 /// Admits requests by principal.
-pub struct Admission {
+pub(crate) struct Admission {
     in_flight: usize,
     per_second: f64,
     principals: Mutex<BTreeMap<Principal, Allowance>>,
 }
 
-/// One request in flight.
+/// One request of a principal in flight, until dropped.
 pub struct Permit {
     admission: Arc<Admission>,
     principal: Principal,

@@ -1,7 +1,8 @@
 //! The one small set of operations that every dialect maps to.
 //!
-//! Each operation checks the caller's limits, then its rights, turns the name into tokens, proposes
-//! one command that carries the sealed record of who asks, and opens the answer. Nothing leaves in
+//! The edge admits a caller within its limits ([`Operations::admit`]) before it reads what is asked.
+//! Each operation then checks the caller's rights, turns the name into tokens, proposes one command
+//! that carries the sealed record of who asks, and opens the answer. Nothing leaves in
 //! plaintext before the cluster has recorded the disclosure. A refusal for want of rights is recorded
 //! too; a malformed request is not.
 
@@ -18,12 +19,12 @@ mod write;
 pub use answers::{Polled, PutVersion, SecretInfo, SecretValue};
 pub use caller::{Caller, Dialect};
 pub use error::OperationError;
-pub use limits::OperationLimits;
+pub(crate) use limits::Admission;
+pub use limits::{OperationLimits, Permit};
 pub use operate::Recording;
 
-use crate::{audit::SharedRecords, index::NameIndex, seal::Sealer};
+use crate::{audit::SharedRecords, grants::Principal, index::NameIndex, seal::Sealer};
 use conclave_cluster::node::Cluster;
-use limits::Admission;
 use shared::Shared;
 use std::sync::Arc;
 use tokio::{sync::Semaphore, time::Instant};
@@ -73,6 +74,12 @@ impl Operations {
         });
         tokio::spawn(shared::keep_writing(Arc::downgrade(&operations)));
         operations
+    }
+
+    /// Admits one request of a principal within its limits, until the permit is dropped: once the
+    /// answer was sent, or nobody wants it any more.
+    pub fn admit(&self, principal: &Principal) -> Result<Permit, OperationError> {
+        self.admission.admit(principal, Instant::now())
     }
 
     /// Writes what is still counted of refusals and looks. To be called once no more requests come.

@@ -40,7 +40,7 @@ impl Operations {
                 AuditQuery::LIMIT
             )));
         }
-        let call = Call::admit(
+        let call = Call::begin(
             self,
             caller,
             Action::AuditRead,
@@ -76,11 +76,11 @@ impl Operations {
         recording: Recording,
         deadline: Instant,
     ) -> Result<(), OperationError> {
-        let call = match Call::admit(self, caller, Action::Operate, Subject::Other(what), deadline) {
+        let call = match Call::begin(self, caller, Action::Operate, Subject::Other(what), deadline) {
             Err(sealed @ OperationError::Sealed { .. }) => {
                 return self.operate_sealed(caller, what, recording, sealed);
             }
-            admitted => admitted?,
+            begun => begun?,
         };
         call.require(Right::Operate, None).await?;
         match recording {

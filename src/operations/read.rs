@@ -28,7 +28,7 @@ impl Operations {
         which: Which,
         deadline: Instant,
     ) -> Result<SecretValue, OperationError> {
-        let call = Call::admit(self, caller, Action::Get, Subject::Secret(name), deadline)?;
+        let call = Call::begin(self, caller, Action::Get, Subject::Secret(name), deadline)?;
         call.require(Right::Get, number(which)).await?;
         let operation = Operation::Disclose {
             at: at(call.keyring.place(name)),
@@ -50,7 +50,7 @@ impl Operations {
         have: Version,
         deadline: Instant,
     ) -> Result<Polled, OperationError> {
-        let call = Call::admit(self, caller, Action::Get, Subject::Secret(name), deadline)?;
+        let call = Call::begin(self, caller, Action::Get, Subject::Secret(name), deadline)?;
         call.require(Right::Get, None).await?;
         if self.is_unchanged(&call, name, have).await? {
             return Ok(Polled::NotModified);
@@ -76,7 +76,7 @@ impl Operations {
         name: &FullName,
         deadline: Instant,
     ) -> Result<SecretInfo, OperationError> {
-        let call = Call::admit(self, caller, Action::Info, Subject::Secret(name), deadline)?;
+        let call = Call::begin(self, caller, Action::Info, Subject::Secret(name), deadline)?;
         call.require(Right::Info, None).await?;
         let look = Look::Secret(at(call.keyring.place(name)));
         match call.carry_out(Operation::Look(look)).await? {
@@ -97,7 +97,7 @@ impl Operations {
         store: &StorePath,
         deadline: Instant,
     ) -> Result<Vec<SecretInfo>, OperationError> {
-        let call = Call::admit(self, caller, Action::List, Subject::Store(store), deadline)?;
+        let call = Call::begin(self, caller, Action::List, Subject::Store(store), deadline)?;
         call.require_any().await?;
         let look = Look::Store(call.keyring.store_place(store));
         let (_, index) = call.carry_out(Operation::Look(look)).await?;

@@ -35,7 +35,7 @@ impl Operations {
         deadline: Instant,
     ) -> Result<PutVersion, OperationError> {
         self.check_size(&value)?;
-        let call = Call::admit(self, caller, Action::Put, Subject::Secret(name), deadline)?;
+        let call = Call::begin(self, caller, Action::Put, Subject::Secret(name), deadline)?;
         call.require(Right::Put, None).await?;
         let rules = PutRules {
             number: NumberChoice::Next,
@@ -58,7 +58,7 @@ impl Operations {
         deadline: Instant,
     ) -> Result<PutVersion, OperationError> {
         self.check_size(&value)?;
-        let call = Call::admit(
+        let call = Call::begin(
             self,
             caller,
             Action::CreateVersion,
@@ -82,7 +82,7 @@ impl Operations {
         version: Version,
         deadline: Instant,
     ) -> Result<(), OperationError> {
-        let call = Call::admit(self, caller, Action::Activate, Subject::Secret(name), deadline)?;
+        let call = Call::begin(self, caller, Action::Activate, Subject::Secret(name), deadline)?;
         call.require(Right::Activate, Some(version)).await?;
         let place = call.keyring.place(name);
         call.carry_out(Operation::Activate {
@@ -101,7 +101,7 @@ impl Operations {
         version: Version,
         deadline: Instant,
     ) -> Result<(), OperationError> {
-        let call = Call::admit(
+        let call = Call::begin(
             self,
             caller,
             Action::DeleteVersion,
@@ -127,7 +127,7 @@ impl Operations {
         name: &FullName,
         deadline: Instant,
     ) -> Result<(), OperationError> {
-        let call = Call::admit(self, caller, Action::Delete, Subject::Secret(name), deadline)?;
+        let call = Call::begin(self, caller, Action::Delete, Subject::Secret(name), deadline)?;
         call.require(Right::Delete, None).await?;
         let operation = Operation::Delete {
             at: at(call.keyring.place(name)),

@@ -1,7 +1,8 @@
-//! Responses. Their bytes are wiped once they were sent, for they may hold a value.
+//! Responses. Their bytes are wiped once they were sent, for they may hold a value; until then they
+//! keep their request's slot, so that answers that nobody takes are bounded.
 
+use super::slots::Slot;
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::{HeaderMap, Response, StatusCode, header, header::HeaderValue};
 use serde::Serialize;
 use std::time::Duration;
@@ -12,6 +13,7 @@ pub struct Answer {
     status: StatusCode,
     headers: HeaderMap,
     body: Zeroizing<Vec<u8>>,
+    slot: Option<Slot>,
 }
 
 impl Answer {
@@ -39,6 +41,7 @@ impl Answer {
             status,
             headers: HeaderMap::new(),
             body: Zeroizing::default(),
+            slot: None,
         }
     }
 
@@ -67,8 +70,18 @@ impl Answer {
         &self.headers
     }
 
-    pub(super) fn into_response(self, request_id: &str) -> Response<Full<Bytes>> {
-        let mut response = Response::new(Full::new(Bytes::from_owner(WipedAfterUse(self.body))));
+    /// Keeps its request's slot until it was sent.
+    pub(super) fn holding(mut self, slot: Option<Slot>) -> Self {
+        self.slot = slot;
+        self
+    }
+
+    pub(super) fn into_response(self, request_id: &str) -> Response<Bytes> {
+        let body = WipedAfterUse {
+            bytes: self.body,
+            _slot: self.slot,
+        };
+        let mut response = Response::new(Bytes::from_owner(body));
         *response.status_mut() = self.status;
         *response.headers_mut() = self.headers;
         let headers = response.headers_mut();
@@ -88,6 +101,7 @@ impl Answer {
             status,
             headers: HeaderMap::new(),
             body,
+            slot: None,
         };
         answer
             .headers
@@ -96,10 +110,14 @@ impl Answer {
     }
 }
 
-struct WipedAfterUse(Zeroizing<Vec<u8>>);
+/// A body, which lives until its last byte was handed to TLS, or its connection or stream ended.
+struct WipedAfterUse {
+    bytes: Zeroizing<Vec<u8>>,
+    _slot: Option<Slot>,
+}
 
 impl AsRef<[u8]> for WipedAfterUse {
     fn as_ref(&self) -> &[u8] {
-        &self.0
+        &self.bytes
     }
 }

@@ -1,10 +1,11 @@
 //! One request, with what is known of its connection, on its way through a dialect.
 
+use super::slots::{Slot, Slots};
 use crate::{
     config::LimitsSection,
     grants::ConfiguredGrants,
-    identity::{ConnectionIdentity, Identifier, Unidentified},
-    operations::{Caller, Dialect, Operations},
+    identity::{ConnectionIdentity, Identifier},
+    operations::{Caller, Dialect, OperationError, Operations},
     seal::Sealer,
 };
 use bytes::Buf;
@@ -27,6 +28,8 @@ pub struct Edge {
     pub grants: Arc<ConfiguredGrants>,
     /// Who calls.
     pub identifier: Identifier,
+    /// How many requests are worked on.
+    pub slots: Slots,
     /// Limits of the listener.
     pub limits: LimitsSection,
     /// The configured names.
@@ -45,6 +48,22 @@ pub struct Call {
     pub connection: Arc<ConnectionIdentity>,
     /// Its id: in the answer, in logs, in the sealed audit record.
     pub request_id: String,
+    /// Its slot, once it was admitted.
+    pub(super) slot: Option<Slot>,
+}
+
+/// Why a call was refused before its body was read. The messages are what the caller hears.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum NotAdmitted {
+    /// Logged and counted already, with its reason.
+    #[error("access denied: the caller could not be identified; show a client certificate")]
+    Unidentified,
+    /// The caller is over its own limits.
+    #[error(transparent)]
+    Limited(OperationError),
+    /// All slots are taken.
+    #[error("too many requests are being worked on")]
+    Busy,
 }
 
 /// Why a body was not read.
@@ -67,32 +86,33 @@ impl Edge {
 }
 
 impl Call {
-    /// Identifies the caller. A failure is logged and counted here, with its reason; the caller
-    /// hears only [`Self::UNIDENTIFIED`].
-    pub async fn caller(&self, edge: &Edge, api: Dialect) -> Result<Caller, Unidentified> {
-        match edge.identifier.identify(&self.connection).await {
-            Ok(identity) => Ok(Caller {
-                principal: identity.principal,
-                device: identity.device,
-                grants: identity.grants,
-                remote: self.connection.remote,
-                api,
-                request_id: self.request_id.clone(),
-            }),
-            Err(reason) => {
-                crate::metric_definitions::count_unidentified(&reason);
-                tracing::warn!(
-                    remote = %self.connection.remote, request_id = %self.request_id, %reason,
-                    "refused a caller that could not be identified"
-                );
-                Err(reason)
-            }
-        }
+    /// Identifies the caller and takes a slot for the call, within the caller's limits. To be done
+    /// before the body is read: a body may never come.
+    pub async fn admit(&mut self, edge: &Edge, api: Dialect) -> Result<Caller, NotAdmitted> {
+        let identified = edge.identifier.identify(&self.connection).await;
+        let identity = identified.map_err(|reason| {
+            crate::metric_definitions::count_unidentified(&reason);
+            tracing::warn!(
+                remote = %self.connection.remote, request_id = %self.request_id, %reason,
+                "refused a caller that could not be identified"
+            );
+            NotAdmitted::Unidentified
+        })?;
+        let permit = edge
+            .operations
+            .admit(&identity.principal)
+            .map_err(NotAdmitted::Limited)?;
+        let slot = edge.slots.take(!identity.grants.is_empty(), permit);
+        self.slot = Some(slot.ok_or(NotAdmitted::Busy)?);
+        Ok(Caller {
+            principal: identity.principal,
+            device: identity.device,
+            grants: identity.grants,
+            remote: self.connection.remote,
+            api,
+            request_id: self.request_id.clone(),
+        })
     }
-
-    /// What an unidentified caller hears.
-    pub const UNIDENTIFIED: &str =
-        "access denied: the caller could not be identified; show a client certificate";
 
     /// Reads the body whole, within the limits of bytes and time.
     pub async fn read_body(&mut self, limits: &LimitsSection) -> Result<Zeroizing<Vec<u8>>, BodyError> {
@@ -148,6 +168,7 @@ pub(crate) mod tests {
             request,
             connection: Arc::new(ConnectionIdentity::new(address, address, None)),
             request_id: "test".to_owned(),
+            slot: None,
         }
     }
 

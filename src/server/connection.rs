@@ -2,22 +2,23 @@
 //! a slow, silent or confused peer could hold it open.
 
 use super::listener::{Handler, ListenerLimits};
-use crate::identity::{ConnectionIdentity, principal_of};
+use crate::identity::{ClientCertificate, ConnectionIdentity};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::{Request, Response, body::Incoming, service::service_fn};
+use hyper::{Request, body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::graceful::GracefulConnection,
 };
 use rustls::ServerConfig;
 use std::{
+    collections::BTreeMap,
     convert::Infallible,
     io,
     net::SocketAddr,
     pin::pin,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
 };
 use tokio::{
     io::AsyncWriteExt,
@@ -60,13 +61,17 @@ pub(super) async fn serve<H: Handler>(
     let certificate = match tls
         .peer_certificates()
         .and_then(<[_]>::first)
-        .map(|leaf| principal_of(leaf))
+        .map(|leaf| ClientCertificate::of(leaf))
     {
         None => None,
-        Some(Ok(principal)) => Some(principal),
+        Some(Ok(certificate)) => Some(certificate),
         Some(Err(error)) => return refused(remote, &error.to_string()),
     };
     let is_http2 = tls.alpn_protocol() == Some(b"h2");
+    let expires = certificate.as_ref().map(|certificate| {
+        let rest = certificate.not_after.duration_since(SystemTime::now());
+        Instant::now() + rest.unwrap_or_default().min(LONGEST_LIFETIME)
+    });
     let identity = Arc::new(ConnectionIdentity::new(local, remote, certificate));
     let activity = Arc::new(Activity::new());
     let service = {
@@ -75,9 +80,8 @@ pub(super) async fn serve<H: Handler>(
             let (handler, identity, busy) = (handler.clone(), identity.clone(), activity.begin());
             async move {
                 let request = request.map(|body| body.map_err(Into::into).boxed());
-                let response: Response<Full<Bytes>> = handler.handle(identity, request).await;
-                drop(busy);
-                Ok::<_, Infallible>(response)
+                let response = handler.handle(identity, request).await;
+                Ok::<_, Infallible>(response.map(|body| Full::new(busy.until_sent(body))))
             }
         })
     };
@@ -90,13 +94,8 @@ pub(super) async fn serve<H: Handler>(
             .max_concurrent_streams(MAX_STREAMS)
             .keep_alive_interval(Some(limits.header_timeout))
             .keep_alive_timeout(limits.header_timeout);
-        drive(
-            builder.serve_connection(io, service),
-            &activity,
-            limits.header_timeout,
-            &ending,
-        )
-        .await;
+        let connection = builder.serve_connection(io, service);
+        drive(connection, remote, &activity, &limits, &ending, expires).await;
     } else {
         let mut builder = hyper::server::conn::http1::Builder::new();
         builder
@@ -104,18 +103,15 @@ pub(super) async fn serve<H: Handler>(
             .header_read_timeout(limits.header_timeout)
             .max_buf_size(limits.header_bytes)
             .half_close(false);
-        drive(
-            builder.serve_connection(io, service),
-            &activity,
-            limits.header_timeout,
-            &ending,
-        )
-        .await;
+        let connection = builder.serve_connection(io, service);
+        drive(connection, remote, &activity, &limits, &ending, expires).await;
     }
 }
 
-/// Requests of one HTTP/2 connection at a time.
-const MAX_STREAMS: u32 = 256;
+/// Requests of one HTTP/2 connection at a time, those included whose answers are not sent yet.
+const MAX_STREAMS: u32 = 64;
+/// How long any connection may stay.
+const LONGEST_LIFETIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Completes the TLS handshake. A peer that speaks plain HTTP is told so in plain HTTP.
 async fn handshake(mut stream: TcpStream, config: Arc<ServerConfig>) -> io::Result<TlsStream<TcpStream>> {
@@ -142,78 +138,139 @@ fn refused(remote: SocketAddr, reason: &str) {
     tracing::info!(%remote, reason, "a connection was refused");
 }
 
-/// Runs a connection, ends it gracefully when it has to end or idles, and drops it when it doesn't
-/// come to its end then.
+/// Runs a connection. When it has to end, or idles, it is asked to end gracefully, and is dropped
+/// when it does not within the grace: a peer may never confirm that it heard. It is dropped at once
+/// when an answer cannot be sent for too long.
 async fn drive<C: GracefulConnection>(
     connection: C,
+    remote: SocketAddr,
     activity: &Activity,
-    idle_limit: Duration,
+    limits: &ListenerLimits,
     ending: &Ending,
+    expires: Option<Instant>,
 ) {
     let mut connection = pin!(connection);
-    let mut is_closing = false;
-    let mut next_look = Instant::now() + idle_limit;
+    let mut closed_by: Option<Instant> = None;
+    let longest_pause = limits.header_timeout.min(limits.send_timeout);
     loop {
+        let now = Instant::now();
+        let sent_by = activity.unsent_since().map(|since| since + limits.send_timeout);
+        if sent_by.is_some_and(|by| by <= now) {
+            tracing::info!(%remote, "a connection is closed: its peer does not take its answers");
+            return;
+        }
+        if closed_by.is_some_and(|by| by <= now) {
+            return;
+        }
+        let idle_by = activity.idle_since().map(|since| since + limits.header_timeout);
+        let ends_by = [idle_by, expires].into_iter().flatten().min();
+        let must_end = ends_by.is_some_and(|by| by <= now)
+            || ending.gracefully.is_cancelled()
+            || ending.replaced.is_cancelled();
+        if must_end && closed_by.is_none() {
+            connection.as_mut().graceful_shutdown();
+            closed_by = Some(now + limits.shutdown_grace);
+        }
+        let next_look = match closed_by {
+            Some(by) => Some(by),
+            None => ends_by,
+        };
+        let next_look = [next_look, sent_by, Some(now + longest_pause)];
+        let next_look = next_look.into_iter().flatten().min().expect("one is there");
         tokio::select! {
             // An error is the peer's: a reset, a malformed request that was answered 400.
             _ = connection.as_mut() => return,
-            () = ending.gracefully.cancelled(), if !is_closing => {
-                is_closing = true;
-                connection.as_mut().graceful_shutdown();
-            }
-            () = ending.replaced.cancelled(), if !is_closing => {
-                is_closing = true;
-                connection.as_mut().graceful_shutdown();
-            }
-            () = sleep_until(next_look) => match activity.idle_since() {
-                None => next_look = Instant::now() + idle_limit,
-                Some(since) if since + idle_limit > Instant::now() => next_look = since + idle_limit,
-                // It was told to close and didn't, or an answer is stuck in it.
-                Some(_) if is_closing => return,
-                Some(_) => {
-                    is_closing = true;
-                    connection.as_mut().graceful_shutdown();
-                    next_look = Instant::now() + idle_limit;
-                }
-            },
+            () = ending.gracefully.cancelled(), if closed_by.is_none() => {}
+            () = ending.replaced.cancelled(), if closed_by.is_none() => {}
+            () = sleep_until(next_look) => {}
         }
     }
 }
 
-/// Whether requests of a connection are being worked on.
+/// The requests of a connection: worked on, then answered, then gone.
 struct Activity(Mutex<ActivityState>);
 
 struct ActivityState {
+    /// Requests whose answers were not sent yet.
     in_flight: usize,
+    /// When the last of them ended.
     last_end: Instant,
+    /// Since when answers wait to be sent, the oldest first.
+    unsent: BTreeMap<u64, Instant>,
+    answers: u64,
 }
 
-/// A request being worked on, until dropped.
-struct Busy(Arc<Activity>);
+/// A request until its answer was sent.
+struct Busy {
+    activity: Arc<Activity>,
+    answer: Option<u64>,
+}
+
+/// An answer's bytes, which live until they were handed to TLS, or their stream ended.
+struct Unsent {
+    bytes: Bytes,
+    _busy: Busy,
+}
 
 impl Activity {
     fn new() -> Self {
         Self(Mutex::new(ActivityState {
             in_flight: 0,
             last_end: Instant::now(),
+            unsent: BTreeMap::new(),
+            answers: 0,
         }))
     }
 
     fn begin(self: &Arc<Self>) -> Busy {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).in_flight += 1;
-        Busy(self.clone())
+        self.state().in_flight += 1;
+        Busy {
+            activity: self.clone(),
+            answer: None,
+        }
     }
 
-    /// Since when nothing is being worked on; `None`: something is.
+    /// Since when there is no request; `None`: there is one.
     fn idle_since(&self) -> Option<Instant> {
-        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state();
         (state.in_flight == 0).then_some(state.last_end)
+    }
+
+    /// Since when the oldest answer waits to be sent.
+    fn unsent_since(&self) -> Option<Instant> {
+        self.state().unsent.values().next().copied()
+    }
+
+    fn state(&self) -> MutexGuard<'_, ActivityState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Busy {
+    /// The request is answered with these bytes, and ends with them.
+    fn until_sent(mut self, bytes: Bytes) -> Bytes {
+        let mut state = self.activity.state();
+        state.answers += 1;
+        let answer = state.answers;
+        state.unsent.insert(answer, Instant::now());
+        drop(state);
+        self.answer = Some(answer);
+        Bytes::from_owner(Unsent { bytes, _busy: self })
+    }
+}
+
+impl AsRef<[u8]> for Unsent {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        let mut state = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.activity.state();
+        if let Some(answer) = self.answer {
+            state.unsent.remove(&answer);
+        }
         state.in_flight -= 1;
         state.last_end = Instant::now();
     }

@@ -3,7 +3,6 @@
 use super::{call::RequestBody, connection, source_limits::SourceLimits, tls::Tls};
 use crate::{config::LimitsSection, identity::ConnectionIdentity};
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::{Request, Response};
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
@@ -19,7 +18,7 @@ pub(super) trait Handler: Send + Sync + 'static {
         self: Arc<Self>,
         connection: Arc<ConnectionIdentity>,
         request: Request<RequestBody>,
-    ) -> impl Future<Output = Response<Full<Bytes>>> + Send;
+    ) -> impl Future<Output = Response<Bytes>> + Send;
 }
 
 /// Limits of connections.
@@ -30,6 +29,7 @@ pub(super) struct ListenerLimits {
     pub(super) header_bytes: usize,
     pub(super) handshake_timeout: Duration,
     pub(super) header_timeout: Duration,
+    pub(super) send_timeout: Duration,
     pub(super) shutdown_grace: Duration,
 }
 
@@ -48,6 +48,7 @@ impl From<&LimitsSection> for ListenerLimits {
             header_bytes: limits.header_bytes,
             handshake_timeout: Duration::from_millis(limits.handshake_timeout_ms),
             header_timeout: Duration::from_millis(limits.header_timeout_ms),
+            send_timeout: Duration::from_millis(limits.send_timeout_ms),
             shutdown_grace: Duration::from_millis(limits.shutdown_grace_ms),
         }
     }
@@ -144,6 +145,7 @@ mod tests {
         config::TlsSection,
         pki::{Authority, AuthorityKind, ClientName, Issued, NodeName, Validity},
     };
+    use http_body_util::Full;
     use rustls::{ClientConfig, RootCertStore};
     use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
     use std::{
@@ -159,12 +161,26 @@ mod tests {
     };
     use tokio_rustls::{TlsConnector, client::TlsStream};
 
-    /// Says who calls. Requests of `/wait` wait until they are let go.
+    /// Says who calls. Requests of `/wait` wait until they are let go; the answer to `/large` is more
+    /// than any buffer on its way takes in.
     #[derive(Default)]
     struct SayWho {
         waiting: Notify,
         go: Notify,
         handled: AtomicUsize,
+        /// Held by each large answer until it is gone.
+        large: Arc<()>,
+    }
+
+    struct Large(
+        Vec<u8>,
+        #[allow(dead_code, reason = "it only has to be dropped")] Arc<()>,
+    );
+
+    impl AsRef<[u8]> for Large {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
     }
 
     impl Handler for SayWho {
@@ -172,17 +188,23 @@ mod tests {
             self: Arc<Self>,
             connection: Arc<ConnectionIdentity>,
             request: Request<RequestBody>,
-        ) -> Response<Full<Bytes>> {
+        ) -> Response<Bytes> {
             if request.uri().path() == "/wait" {
                 self.waiting.notify_one();
                 self.go.notified().await;
+            }
+            if request.uri().path() == "/large" {
+                let large = Large(vec![0; 32 << 20], self.large.clone());
+                return Response::new(Bytes::from_owner(large));
             }
             self.handled.fetch_add(1, Ordering::SeqCst);
             let who = connection
                 .certificate
                 .as_ref()
-                .map_or("nobody".to_owned(), ToString::to_string);
-            Response::new(Full::new(Bytes::from(who)))
+                .map_or("nobody".to_owned(), |certificate| {
+                    certificate.principal.to_string()
+                });
+            Response::new(Bytes::from(who))
         }
     }
 
@@ -204,6 +226,7 @@ mod tests {
             header_bytes: 8192,
             handshake_timeout: Duration::from_secs(20),
             header_timeout: Duration::from_secs(20),
+            send_timeout: Duration::from_secs(20),
             shutdown_grace: Duration::from_secs(20),
         }
     }
@@ -357,6 +380,7 @@ mod tests {
 
         let server = Server::start(ListenerLimits {
             header_timeout: quick,
+            shutdown_grace: quick,
             ..limits()
         })
         .await;
@@ -458,6 +482,134 @@ mod tests {
         server.tls.reload().unwrap();
         let _ = read_to_end(&mut stream).await;
         assert_eq!(server.who(Some(&client)).await.unwrap(), "cn:a");
+    }
+
+    /// What a client sends first by HTTP/2: the preface, and its settings.
+    const HTTP_2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    /// Long enough that only a hang reaches it.
+    const PATIENCE: Duration = Duration::from_secs(60);
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    async fn large_http_2(
+        server: &Server,
+    ) -> (
+        Response<hyper::body::Incoming>,
+        JoinHandle<Result<(), hyper::Error>>,
+    ) {
+        let stream = server.connect(None, b"h2").await.unwrap();
+        let executor = hyper_util::rt::TokioExecutor::new();
+        let (mut sender, connection) = hyper::client::conn::http2::Builder::new(executor)
+            .initial_stream_window_size(1024)
+            .handshake(hyper_util::rt::TokioIo::new(stream))
+            .await
+            .unwrap();
+        let connection = tokio::spawn(connection);
+        let request = Request::get("https://localhost/large");
+        let request = request.body(Full::<Bytes>::default()).unwrap();
+        (sender.send_request(request).await.unwrap(), connection)
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_held_until_it_was_sent_or_nobody_wants_it() {
+        let server = Server::start(ListenerLimits {
+            send_timeout: HOUR,
+            ..limits()
+        })
+        .await;
+        let (answer, _connection) = large_http_2(&server).await;
+        assert_eq!(Arc::strong_count(&server.handler.large), 2);
+        // The stream is reset.
+        drop(answer);
+        timeout(PATIENCE, gone(&server)).await.unwrap();
+
+        let (answer, _connection) = large_http_2(&server).await;
+        let whole = http_body_util::BodyExt::collect(answer.into_body())
+            .await
+            .unwrap();
+        assert_eq!(whole.to_bytes().len(), 32 << 20);
+        timeout(PATIENCE, gone(&server)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn answers_that_nobody_takes_end_their_connection() {
+        let server = Server::start(ListenerLimits {
+            header_timeout: HOUR,
+            send_timeout: Duration::from_millis(50),
+            ..limits()
+        })
+        .await;
+        let (_answer, connection) = large_http_2(&server).await;
+        timeout(PATIENCE, gone(&server)).await.unwrap();
+        let _ = timeout(PATIENCE, connection).await.unwrap();
+
+        let mut stream = server.connect(None, b"http/1.1").await.unwrap();
+        stream
+            .write_all(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .unwrap();
+        let mut start = [0; 12];
+        stream.read_exact(&mut start).await.unwrap();
+        assert_eq!(&start, b"HTTP/1.1 200");
+        timeout(PATIENCE, gone(&server)).await.unwrap();
+    }
+
+    /// Waits until no large answer is held any more.
+    async fn gone(server: &Server) {
+        while Arc::strong_count(&server.handler.large) > 1 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_closing_connection_ends_though_its_peer_never_confirms() {
+        let server = Server::start(ListenerLimits {
+            header_timeout: HOUR,
+            shutdown_grace: Duration::from_millis(50),
+            ..limits()
+        })
+        .await;
+        let client = server.client("cn:a", Validity::days(1));
+        let mut stream = server.connect(Some(&client), b"h2").await.unwrap();
+        stream.write_all(HTTP_2_PREFACE).await.unwrap();
+        // The server's settings have come, so it serves.
+        stream.read_exact(&mut [0; 9]).await.unwrap();
+        server.tls.reload().unwrap();
+        let _ = timeout(PATIENCE, read_to_end(&mut stream)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_connection_ends_with_its_certificate() {
+        let server = Server::start(ListenerLimits {
+            header_timeout: HOUR,
+            shutdown_grace: Duration::from_millis(50),
+            ..limits()
+        })
+        .await;
+        for protocol in [&b"http/1.1"[..], b"h2"] {
+            // The shortest that lasts until the handshake is done: on a busy machine, longer.
+            for seconds in [2, 8, 32] {
+                let client = server.client(
+                    "cn:a",
+                    Validity {
+                        from: SystemTime::now() - HOUR,
+                        until: SystemTime::now() + Duration::from_secs(seconds),
+                    },
+                );
+                let Ok(mut stream) = server.connect(Some(&client), protocol).await else {
+                    continue;
+                };
+                let first = if protocol == b"h2" {
+                    HTTP_2_PREFACE
+                } else {
+                    b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+                };
+                if stream.write_all(first).await.is_err() || stream.read_exact(&mut [0; 9]).await.is_err() {
+                    continue;
+                }
+                let _ = timeout(PATIENCE, read_to_end(&mut stream)).await.unwrap();
+                break;
+            }
+        }
     }
 
     #[tokio::test]

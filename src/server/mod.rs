@@ -11,6 +11,7 @@
 //! | `source_limits`    | how many connections one address may have                          |
 //! | `entrance`         | what is refused before the caller is identified                    |
 //! | `call`             | one request, with what is known of its connection                  |
+//! | `slots`            | how many requests are worked on at once                            |
 //! | `answer`           | responses, whose bytes are wiped when they were sent               |
 //! | `routes`           | leads each request to its dialect, counts and times it             |
 //! | `metrics_listener` | Prometheus, in plain HTTP                                          |
@@ -25,11 +26,13 @@ mod node;
 mod routes;
 mod runtime_file;
 mod signals;
+mod slots;
 mod source_limits;
 mod tls;
 
 pub use answer::Answer;
-pub use call::{BodyError, Call, Edge};
+pub use call::{BodyError, Call, Edge, NotAdmitted};
 pub use node::{ConfigSource, RunError, run};
 pub use runtime_file::RuntimeFile;
+pub use slots::Slots;
 pub(crate) use tls::check as check_api_certificates;

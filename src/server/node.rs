@@ -9,11 +9,12 @@ use super::{
     routes::Routes,
     runtime_file::RuntimeFile,
     signals::{Signals, Wanted},
+    slots::Slots,
     tls::Tls,
 };
 use crate::{
     config::{self, Config, Finding, Override, Severity},
-    grants::ConfiguredGrants,
+    grants::{ConfiguredGrants, without_quoted},
     hardening,
     identity::{Development, Identifier, Tailscale},
     metric_definitions as metrics,
@@ -153,6 +154,7 @@ impl Node {
             sealer,
             grants: grants.clone(),
             identifier: Identifier::new(grants, tailscale, development),
+            slots: Slots::new(config.limits.requests_in_flight),
             limits: config.limits.clone(),
             node_name: config.node_name.clone(),
             cluster_name: config.cluster_name.clone(),
@@ -227,15 +229,23 @@ impl Node {
         let config = config::load(&self.source.path, &self.source.overrides);
         let grants = match &config {
             Ok(config) => config.grants.read_table(),
-            Err(error) => Err(error.to_string()),
+            // Inline grants stand there too, and this is logged.
+            Err(error) => Err(without_quoted(&error.to_string())),
         };
+        let separate = config::check_authorities(&self.config.tls);
         let results = [
             (
                 "grants",
                 self.edge.grants.reload(grants).load_error.map_or(Ok(()), Err),
             ),
-            ("the API's certificates", self.tls.reload()),
-            ("the node's certificates", self.edge.cluster.reload_certificates()),
+            (
+                "the API's certificates",
+                separate.clone().and_then(|()| self.tls.reload()),
+            ),
+            (
+                "the node's certificates",
+                separate.and_then(|()| self.edge.cluster.reload_certificates()),
+            ),
         ];
         for (what, result) in &results {
             if let Err(error) = result {

@@ -1,5 +1,5 @@
-//! Leads each request to its dialect: checks the entrance, bounds what is in flight, gives it an id
-//! and a deadline, counts and times it. No log line names a secret or a person.
+//! Leads each request to its dialect: checks the entrance, gives it an id, keeps its slot until the
+//! answer was sent, counts and times it. No log line names a secret or a person.
 
 use super::{
     Answer,
@@ -10,13 +10,8 @@ use super::{
 };
 use crate::{api, identity::ConnectionIdentity, metric_definitions as metrics};
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::{Request, Response, StatusCode};
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
-use tokio::sync::Semaphore;
+use std::{sync::Arc, time::Instant};
 
 /// The API listener's handler.
 pub(super) struct Routes {
@@ -24,17 +19,14 @@ pub(super) struct Routes {
     tls: Arc<Tls>,
     /// Hosts and origins of the configuration; the certificate's names come to them.
     configured: Entrance,
-    in_flight: Semaphore,
 }
 
 impl Routes {
     pub(super) fn new(edge: Arc<Edge>, tls: Arc<Tls>, configured: Entrance) -> Arc<Self> {
-        let in_flight = Semaphore::new(edge.limits.requests_in_flight);
         Arc::new(Self {
             edge,
             tls,
             configured,
-            in_flight,
         })
     }
 
@@ -52,19 +44,14 @@ impl Routes {
         if let Err(refused) = entrance.check(request.uri(), request.headers(), connection.local.ip()) {
             return (api, action, route.refuse(refused.status(), refused.message()));
         }
-        let Ok(_permit) = self.in_flight.try_acquire() else {
-            let answer = route.refuse(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "too many requests are being worked on",
-            );
-            return (api, action, answer.retry_after(Duration::from_secs(1)));
-        };
-        let call = Call {
+        let mut call = Call {
             request,
             connection,
             request_id: request_id.to_owned(),
+            slot: None,
         };
-        (api, action, route.handle(&self.edge, call).await)
+        let answer = route.handle(&self.edge, &mut call).await;
+        (api, action, answer.holding(call.slot))
     }
 }
 
@@ -73,7 +60,7 @@ impl Handler for Routes {
         self: Arc<Self>,
         connection: Arc<ConnectionIdentity>,
         request: Request<RequestBody>,
-    ) -> Response<Full<Bytes>> {
+    ) -> Response<Bytes> {
         let began = Instant::now();
         let request_id = new_request_id();
         // A task of its own: what was accepted is finished though the caller hangs up, so that

@@ -13,6 +13,7 @@ use conclave::{
 use rcgen::{
     CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, SanType,
 };
+use rustix::process::Signal;
 use serde_json::json;
 use std::{
     fs,
@@ -21,7 +22,7 @@ use std::{
 
 #[tokio::test]
 async fn a_certificate_names_one_principal() {
-    let cluster = TestCluster::builder()
+    let mut cluster = TestCluster::builder()
         .nodes(1)
         .production()
         .grant("uri:spiffe://prod/app", &["get", "put"], &["uri/*"])
@@ -101,6 +102,27 @@ async fn a_certificate_names_one_principal() {
     }
     certificates_that_fail_the_handshake(&cluster).await;
     without_a_certificate(&cluster).await;
+    a_client_ca_that_contains_the_nodes_is_not_taken_up(&mut cluster).await;
+}
+
+async fn a_client_ca_that_contains_the_nodes_is_not_taken_up(cluster: &mut TestCluster) {
+    let (bundle, _) = cluster.layout().client_authority();
+    let read = |path| fs::read_to_string(path).expect("a CA");
+    let both = format!("{}\n{}", read(&bundle), read(&cluster.layout().authority()));
+    fs::write(&bundle, both).expect("written");
+    let failed = requests::metric(cluster, 0, "conclave_reload_errors_total").await;
+    cluster.signal(0, Signal::HUP);
+    eventually("the reload failed", PATIENCE, async || {
+        let now = requests::metric(cluster, 0, "conclave_reload_errors_total").await;
+        if now > failed {
+            Ok(())
+        } else {
+            Err(format!("{now} failed"))
+        }
+    })
+    .await;
+    assert!(requests::log(cluster, 0).contains("CA in common"));
+    assert!(cluster.client().list().await.is_ok());
 }
 
 async fn certificates_that_fail_the_handshake(cluster: &TestCluster) {

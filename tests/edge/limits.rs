@@ -1,12 +1,15 @@
-//! Limits at the listener, on a real node with small ones: each refusal names its limit, a slow or
+//! Limits at the listener, on real nodes with small ones: each refusal names its limit, a slow or
 //! greedy client costs nobody else anything, and what was accepted is finished at a graceful stop.
 
 use crate::{
     requests,
-    support::{PATIENCE, TestCluster},
+    support::{
+        Identity, PATIENCE, TestCluster, eventually,
+        setec::{Answer, Setec},
+    },
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
-use conclave::client::Settings;
+use conclave::{api::conclave::messages::AuditListRequest, client::Settings};
 use hyper::Version;
 use rustix::process::Signal;
 use rustls_pki_types::ServerName;
@@ -53,6 +56,120 @@ async fn each_limit_refuses_clearly_and_harms_nobody() {
     slow_clients(&cluster).await;
     requests_in_flight(&cluster).await;
     a_stop_finishes_what_was_accepted(&mut cluster).await;
+}
+
+const IN_FLIGHT_PER_PRINCIPAL: usize = 2;
+const PER_SECOND: usize = 5;
+const CONNECTIONS: usize = 6;
+
+#[tokio::test]
+async fn each_principal_has_its_limits_and_the_node_one_of_connections() {
+    let cluster = TestCluster::builder()
+        .nodes(1)
+        .production()
+        .grant("uri:slow", &["get"], &["size"])
+        .grant("uri:quick", &["get"], &["size"])
+        .grant("uri:auditor", &["audit"], &[])
+        .setting("limits.requests_in_flight", &IN_FLIGHT.to_string())
+        .setting(
+            "limits.requests_in_flight_per_principal",
+            &IN_FLIGHT_PER_PRINCIPAL.to_string(),
+        )
+        .setting("limits.requests_per_s_per_principal", &PER_SECOND.to_string())
+        .setting("limits.connections", &CONNECTIONS.to_string())
+        // What is begun here may take its time on a busy machine.
+        .setting("limits.body_timeout_ms", "120000")
+        .setting("limits.header_timeout_ms", "120000")
+        .start()
+        .await;
+    callers_without_grants_hold_nothing_of_others(&cluster).await;
+    requests_in_flight_per_principal(&cluster).await;
+    requests_per_second_per_principal(&cluster).await;
+    connections(&cluster).await;
+}
+
+async fn requests_in_flight_per_principal(cluster: &TestCluster) {
+    let slow = cluster.identity("uri:slow");
+    let mut busy = Vec::new();
+    for _ in 0..IN_FLIGHT_PER_PRINCIPAL {
+        let accepted = eventually("it is within its rate", PATIENCE, async || {
+            let (raw, answer) = begun(cluster, &slow, 30).await;
+            if answer.starts_with("HTTP/1.1 100 ") {
+                Ok(raw)
+            } else {
+                Err(answer)
+            }
+        });
+        let mut accepted = accepted.await;
+        accepted.write("{\"Na").await;
+        busy.push(accepted);
+    }
+    let (mut refused, answer) = begun(cluster, &slow, 30).await;
+    let answer = refused.on(answer, "too many requests from this caller").await;
+    assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
+    assert!(answer.to_lowercase().contains("retry-after: 1"), "{answer}");
+    let quick = Setec::principal(cluster, "uri:quick");
+    eventually("others are unhurt", PATIENCE, async || {
+        let answer = quick.json("get", json!({"Name": "size"})).await;
+        match answer.status {
+            404 => Ok(()),
+            _ => Err(answer.text()),
+        }
+    })
+    .await;
+    // One less, and there is room again.
+    let mut first = busy.remove(0);
+    first.write("me\":\"size\"}").await;
+    assert!(first.until("\r\n\r\n").await.starts_with("HTTP/1.1 404 "));
+    eventually("there is room again", PATIENCE, async || {
+        let (_, answer) = begun(cluster, &slow, 30).await;
+        if answer.starts_with("HTTP/1.1 100 ") {
+            Ok(())
+        } else {
+            Err(answer)
+        }
+    })
+    .await;
+}
+
+async fn requests_per_second_per_principal(cluster: &TestCluster) {
+    let quick = Setec::principal(cluster, "uri:quick");
+    let mut refused: Option<Answer> = None;
+    for _ in 0..40 * PER_SECOND {
+        // What is malformed counts as well, and is answered soon.
+        let answer = quick.call("get", "{").await;
+        if answer.status != 400 {
+            refused = Some(answer);
+            break;
+        }
+    }
+    let refused = refused.expect("more than its rate is refused").expect(429);
+    assert_eq!(refused.header("retry-after"), "1");
+    assert!(
+        refused.text().contains("too many requests from this caller"),
+        "{refused:?}"
+    );
+    eventually("it may come back", PATIENCE, async || {
+        let answer = quick.json("get", json!({"Name": "size"})).await;
+        match answer.status {
+            404 => Ok(()),
+            _ => Err(answer.text()),
+        }
+    })
+    .await;
+}
+
+async fn connections(cluster: &TestCluster) {
+    // Those of before are closed in their own time.
+    let mut open = Vec::new();
+    for source in 0..CONNECTIONS {
+        open.push(Raw::open(cluster, 40 + source as u8).await.expect("a connection"));
+    }
+    // One more, from wherever, has to wait until another one ends.
+    let mut waiting = Box::pin(Raw::open(cluster, 50));
+    assert!(timeout(Duration::from_secs(1), &mut waiting).await.is_err());
+    drop(open.pop());
+    waiting.await.expect("its turn comes");
 }
 
 async fn sizes(cluster: &TestCluster) {
@@ -138,7 +255,7 @@ async fn one_source_has_its_share(cluster: &TestCluster) {
     assert!(Raw::open(cluster, 23).await.is_ok());
     assert!(cluster.client().list().await.is_ok());
     drop(open.pop());
-    crate::support::eventually("a place is free", PATIENCE, async || {
+    eventually("a place is free", PATIENCE, async || {
         Raw::open(cluster, 22)
             .await
             .map(drop)
@@ -176,36 +293,79 @@ async fn slow_clients(cluster: &TestCluster) {
     assert!(cluster.client().list().await.is_ok());
 }
 
+/// Whoever has a certificate and no grant may begin little, whatever he begins.
+async fn callers_without_grants_hold_nothing_of_others(cluster: &TestCluster) {
+    let stranger = cluster.identity("uri:stranger");
+    let mut first = accepted_in_part(cluster, &stranger, 28, "{\"Na").await;
+    let (mut more, answer) = begun(cluster, &stranger, 28).await;
+    let answer = more.on(answer, "too many requests").await;
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert!(answer.to_lowercase().contains("retry-after: 1"), "{answer}");
+    // The node has as much room for others as ever.
+    let mut others = Vec::new();
+    for (principal, count) in [("uri:slow", 2), ("uri:quick", 1)] {
+        for _ in 0..count {
+            others.push(accepted_in_part(cluster, &cluster.identity(principal), 29, "{\"Na").await);
+        }
+    }
+    assert_eq!(others.len(), IN_FLIGHT);
+    drop(others);
+    // The one that it has is refused in the end, and recorded with the name.
+    first.write("me\":\"size\"}").await;
+    let answer = first.until("denied").await;
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    let request = AuditListRequest {
+        principal: Some("uri:stranger".into()),
+        ..AuditListRequest::default()
+    };
+    let auditor = cluster.client_as(Some(&cluster.identity("uri:auditor")));
+    let records = auditor.audit_list(&request).await.expect("a page").records;
+    let refused: Vec<_> = records
+        .iter()
+        .map(|record| (record.secret.as_deref(), record.outcome.as_str()))
+        .collect();
+    assert_eq!(refused, [(Some("size"), "denied")]);
+}
+
 async fn requests_in_flight(cluster: &TestCluster) {
+    let administrator = cluster.administrator();
     let mut busy = Vec::new();
     for _ in 0..IN_FLIGHT {
-        busy.push(accepted_in_part(cluster, 25, "{\"Na").await);
+        busy.push(accepted_in_part(cluster, &administrator, 25, "{\"Na").await);
     }
-    let health = format!("{}/conclave/v1/health", cluster.api(0));
-    let refused = cluster.http(None).get(&health).send().await.expect("an answer");
+    let http = cluster.http(Some(&administrator));
+    let refused = requests::setec(&http, cluster, 0, "list", json!({})).await;
+    let refused = refused.expect("an answer");
     assert!(refused.headers().contains_key("retry-after"), "{refused:?}");
     let (status, text) = requests::answer(Ok(refused)).await;
     assert_eq!(status, 503);
     assert!(text.contains("too many requests"), "{text}");
+    // A load balancer hears that the node lives.
+    let health = format!("{}/conclave/v1/health", cluster.api(0));
+    let (status, text) = requests::answer(cluster.http(None).get(&health).send().await).await;
+    assert_eq!(status, 200, "{text}");
     // Each of those goes on, and makes room.
     for raw in &mut busy {
         raw.write("me\":\"size\"}").await;
         let answer = raw.until("}").await;
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     }
-    assert_eq!(
-        requests::answer(cluster.http(None).get(&health).send().await)
-            .await
-            .0,
-        200
-    );
+    eventually("there is room again", PATIENCE, async || {
+        let answer = requests::setec(&http, cluster, 0, "list", json!({})).await;
+        match requests::answer(answer).await {
+            (status, _) if status == 200 => Ok(()),
+            (status, text) => Err(format!("{status}: {text}")),
+        }
+    })
+    .await;
 }
 
 async fn a_stop_finishes_what_was_accepted(cluster: &mut TestCluster) {
-    let mut accepted = accepted_in_part(cluster, 26, "{\"Na").await;
+    let administrator = cluster.administrator();
+    let mut accepted = accepted_in_part(cluster, &administrator, 26, "{\"Na").await;
     cluster.signal(0, Signal::TERM);
     // It takes nothing new any more, …
-    crate::support::eventually("the listener is closed", PATIENCE, async || {
+    eventually("the listener is closed", PATIENCE, async || {
         match Raw::open(cluster, 27).await {
             Ok(_) => Err("it still accepts".to_owned()),
             Err(_) => Ok(()),
@@ -227,33 +387,45 @@ fn head(method: &str) -> String {
     )
 }
 
-/// A call of `get` for the secret `size` that the node has begun to read, of which this much of the
-/// body is sent.
-async fn accepted_in_part(cluster: &TestCluster, source: u8, sent: &str) -> Raw {
+/// The head of a call of `get` for the secret `size`, and the head of the answer: 100 when the node
+/// begins to read the body, and not before.
+async fn begun(cluster: &TestCluster, identity: &Identity, source: u8) -> (Raw, String) {
     let length = "{\"Name\":\"size\"}".len();
-    let mut raw = Raw::open(cluster, source).await.expect("a connection");
+    let mut raw = Raw::open_as(cluster, identity, source)
+        .await
+        .expect("a connection");
     raw.write(format!(
         "{}content-length: {length}\r\nexpect: 100-continue\r\n\r\n",
         head("get")
     ))
     .await;
-    // The node says so when it begins to read the body, and not before.
     let answer = raw.until("\r\n\r\n").await;
+    (raw, answer)
+}
+
+/// A call of `get` for the secret `size` that the node has begun to read, of which this much of the
+/// body is sent.
+async fn accepted_in_part(cluster: &TestCluster, identity: &Identity, source: u8, sent: &str) -> Raw {
+    let (mut raw, answer) = begun(cluster, identity, source).await;
     assert!(answer.starts_with("HTTP/1.1 100 "), "{answer}");
     raw.write(sent).await;
     raw
 }
 
-/// A connection by HTTP/1.1 with the administrator's certificate, from 127.0.0.`source`.
+/// A connection by HTTP/1.1 from 127.0.0.`source`.
 struct Raw(TlsStream<TcpStream>);
 
 impl Raw {
+    /// With the administrator's certificate.
     async fn open(cluster: &TestCluster, source: u8) -> io::Result<Self> {
-        let identity = cluster.administrator();
+        Self::open_as(cluster, &cluster.administrator(), source).await
+    }
+
+    async fn open_as(cluster: &TestCluster, identity: &Identity, source: u8) -> io::Result<Self> {
         let settings = Settings {
             addresses: vec![cluster.api(0)],
             authority: cluster.layout().authority(),
-            identity: Some((identity.certificate, identity.key)),
+            identity: Some((identity.certificate.clone(), identity.key.clone())),
             timeout: PATIENCE,
         };
         let mut config = settings.tls().expect("the client's files are there");
@@ -276,7 +448,11 @@ impl Raw {
 
     /// What comes, up to these characters.
     async fn until(&mut self, end: &str) -> String {
-        let mut text = String::new();
+        self.on(String::new(), end).await
+    }
+
+    /// What came, and what comes after it, up to these characters.
+    async fn on(&mut self, mut text: String, end: &str) -> String {
         while !text.contains(end) {
             let mut bytes = vec![0; 4_096];
             let count = timeout(PATIENCE, self.0.read(&mut bytes))

@@ -50,9 +50,9 @@ async fn members_come_go_and_are_replaced() {
         run(&cluster, &["cluster", "transfer", "node-4", "--json"]).await,
     ));
     assert_eq!(transferred, json!({"id": 4}));
-    assert_eq!(cluster.leader().await, 3);
+    cluster.wait_until_leads(3).await;
     done(run(&cluster, &["cluster", "transfer"]).await);
-    assert_ne!(cluster.leader().await, 3);
+    cluster.wait_until_another_leads(3).await;
 
     // A wiped disk is another member; `rejoin = "manual"` makes it wait.
     let wiped = 1;

@@ -1,20 +1,15 @@
 //! A cluster of one node, and edges over it.
 
+use crate::lone_node;
 use conclave::{
     grants::{Grants, Principal, WrittenGrant},
     name::FullName,
     operations::{Caller, Dialect, OperationError, OperationLimits, Operations, PutVersion},
-    pki::{Authority, AuthorityKind, NodeName, Validity, write_private_key},
     plaintext::Plaintext,
     seal::{KeyFile, SealOptions, SealStatus, Sealer},
 };
-use conclave_cluster::{
-    command::{AtAuditLimit, AuditRetention, Which},
-    model::Version,
-    node::{Cluster, ClusterOptions, Rejoin},
-};
+use conclave_cluster::{command::Which, model::Version, node::Cluster};
 use std::{
-    net::TcpListener,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -41,47 +36,7 @@ pub fn deadline() -> Instant {
 impl OneNode {
     pub async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let path = |file: &str| folder.path().join(file);
-        let address = free_address();
-        let validity = Validity::days(1);
-        let authority = Authority::generate(AuthorityKind::Nodes, "test", validity).unwrap();
-        let name = NodeName::new("test", "n1").unwrap();
-        let issued = authority
-            .issue_node(&name, &["127.0.0.1".to_owned()], validity)
-            .unwrap();
-        std::fs::write(path("ca.pem"), authority.certificate_pem()).unwrap();
-        std::fs::write(path("node.pem"), &issued.certificate_pem).unwrap();
-        write_private_key(&path("node.key"), &issued.private_key_pem).unwrap();
-        let options = ClusterOptions {
-            cluster_name: "test".to_owned(),
-            node_name: "n1".to_owned(),
-            listen: address.parse().unwrap(),
-            advertise: address.clone(),
-            nodes: vec![("n1".to_owned(), address)],
-            data_dir: path("data"),
-            certificate: path("node.pem"),
-            private_key: path("node.key"),
-            authority: path("ca.pem"),
-            dev: false,
-            rejoin: Rejoin::Manual,
-            staleness_bound: Duration::from_secs(2),
-            clock_skew_bound: Duration::from_secs(5),
-            election_timeout: Duration::from_millis(300),
-            proposal_queue_bytes: 64 << 20,
-            batch_bytes: 4 << 20,
-            snapshot_log_bytes: 1 << 30,
-            snapshot_keep_log_bytes: 1 << 30,
-            reserve_bytes: 0,
-            last_reserve_bytes: 0,
-            sync: true,
-            audit_retention: AuditRetention {
-                limit_bytes: 1 << 30,
-                at_limit: AtAuditLimit::PruneOldest,
-            },
-            scrub_bytes_per_s: 1 << 20,
-        };
-        std::fs::create_dir(path("data")).unwrap();
-        let cluster = Cluster::start(options).await.unwrap();
+        let cluster = lone_node::start(folder.path()).await;
         Self { cluster, folder }
     }
 
@@ -173,13 +128,4 @@ pub fn root() -> Caller {
         grants: Arc::new(Grants::all()),
         ..caller("cn:root", serde_json::json!([]))
     }
-}
-
-/// A port that was free a moment ago.
-fn free_address() -> String {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .to_string()
 }

@@ -325,16 +325,14 @@ async fn a_caller_over_its_limit_is_told_when_to_come_back() {
     };
     let edge = node.edge_with(&node.key_file("seal.key"), limits);
     edge.wait(|status| status.sealed.is_none()).await;
-    let root = root();
-    let puts = (0..50).map(|number| edge.put(&root, "app", if number % 2 == 0 { "even" } else { "odd" }));
-    let results = futures::future::join_all(puts).await;
-    let limited = results
-        .iter()
-        .filter(|result| matches!(result, Err(OperationError::RateLimited { .. })))
-        .count();
-    assert!(limited > 0 && results.iter().any(Result::is_ok));
-    assert_eq!(
-        limited + results.iter().filter(|result| result.is_ok()).count(),
-        50
-    );
+    let (root, other) = (root(), caller("cn:other", json!([])));
+    let permit = edge.operations.admit(&root.principal);
+    assert!(permit.is_ok());
+    assert!(matches!(
+        edge.operations.admit(&root.principal),
+        Err(OperationError::RateLimited { retry_after }) if !retry_after.is_zero()
+    ));
+    assert!(edge.operations.admit(&other.principal).is_ok());
+    drop(permit);
+    assert!(edge.operations.admit(&root.principal).is_ok());
 }

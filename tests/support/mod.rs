@@ -15,6 +15,7 @@
 
 pub mod fault_layer;
 pub mod load;
+pub mod lone_node;
 pub mod network;
 pub mod setec;
 
@@ -467,27 +468,53 @@ impl TestCluster {
             .ok()
     }
 
-    /// The position of the node that leads, once all nodes that answer agree on one that runs.
+    /// The position of the node that leads: the one that does in the highest term, once all others
+    /// that answer follow it. Only a leader that was cut off may still believe in its older term.
+    ///
+    /// A node shows what happened a moment later. So after leadership was moved this may still be the
+    /// old leader: then [`Self::wait_until_leads`] or [`Self::wait_until_another_leads`].
     pub async fn leader(&self) -> usize {
-        eventually("a leader is known", PATIENCE, async || {
-            let running = (0..self.len()).filter(|node| self.nodes[*node].process.is_some());
-            let mut leads = Vec::new();
-            let mut said = Vec::new();
-            for node in running {
-                if let Some(status) = self.status(node).await {
-                    said.push((status.term, status.leader_id));
-                    if status.leader_id.is_some() && status.leader_id == status.node_id {
-                        leads.push(node);
-                    }
-                }
+        eventually("a leader is known", PATIENCE, async || self.leader_now().await).await
+    }
+
+    /// Waits until this node leads.
+    pub async fn wait_until_leads(&self, node: usize) {
+        eventually("the node leads", PATIENCE, async || {
+            match self.leader_now().await? {
+                leader if leader == node => Ok(()),
+                other => Err(format!("{other} leads, not {node}")),
             }
-            said.dedup();
-            match (&leads[..], &said[..]) {
-                ([leader], [_]) => Ok(*leader),
-                _ => Err(format!("{leads:?} lead, {said:?} was said")),
+        })
+        .await;
+    }
+
+    /// Waits until another node than this one leads, and returns which.
+    pub async fn wait_until_another_leads(&self, node: usize) -> usize {
+        eventually("another node leads", PATIENCE, async || {
+            match self.leader_now().await? {
+                leader if leader == node => Err(format!("{node} still leads")),
+                other => Ok(other),
             }
         })
         .await
+    }
+
+    async fn leader_now(&self) -> Result<usize, String> {
+        let mut said = Vec::new();
+        for node in (0..self.len()).filter(|node| self.nodes[*node].process.is_some()) {
+            if let Some(status) = self.status(node).await {
+                let leads = status.leader_id.is_some() && status.leader_id == status.node_id;
+                said.push((status.term, status.leader_id, leads, node));
+            }
+        }
+        let term = said.iter().map(|(term, ..)| *term).max();
+        let newest: Vec<_> = said.iter().filter(|(of, ..)| Some(*of) == term).collect();
+        let follow = |leader| newest.iter().all(|(_, followed, ..)| *followed == leader);
+        let others_were_cut_off = said.iter().all(|(of, _, leads, _)| Some(*of) == term || *leads);
+        match newest.iter().find(|(.., leads, _)| *leads) {
+            Some((_, id, _, leader)) if follow(*id) && others_were_cut_off => Ok(*leader),
+            _ => Err(format!("(term, leader, leads, node): {said:?}")),
+        }
     }
 
     /// Waits until all nodes serve.
@@ -525,11 +552,15 @@ impl TestCluster {
         let running: Vec<usize> = (0..self.len())
             .filter(|node| self.nodes[*node].process.is_some())
             .collect();
-        let mut from = 0;
-        for node in &running {
-            let status = self.status(*node).await.expect("a running node answers");
-            from = from.max(status.committed_index.unwrap_or(0));
-        }
+        let from = eventually("all running nodes answer", PATIENCE, async || {
+            let mut from = 0;
+            for node in &running {
+                let status = self.status(*node).await.ok_or("a node does not answer")?;
+                from = from.max(status.committed_index.unwrap_or(0));
+            }
+            Ok(from)
+        })
+        .await;
         let mut puts = 0;
         eventually(
             "all nodes kept a digest at the same index",

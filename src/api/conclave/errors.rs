@@ -4,7 +4,7 @@ use super::messages::{ErrorBody, ErrorCode, ErrorDetail};
 use crate::{
     operations::OperationError,
     seal::{SealError, SealedReason},
-    server::{Answer, BodyError},
+    server::{Answer, BodyError, NotAdmitted},
 };
 use conclave_cluster::node::OperateError;
 use hyper::StatusCode;
@@ -51,7 +51,6 @@ pub(crate) fn refuse(status: StatusCode, message: &str) -> Answer {
     let code = match status {
         StatusCode::MISDIRECTED_REQUEST => ErrorCode::UnknownHost,
         StatusCode::FORBIDDEN => ErrorCode::Denied,
-        StatusCode::SERVICE_UNAVAILABLE => ErrorCode::Unavailable,
         _ => ErrorCode::InvalidRequest,
     };
     Failure::new(code, message).answer()
@@ -118,6 +117,16 @@ impl From<SealError> for Failure {
             SealError::Contended => Self::new(ErrorCode::Conflict, error.to_string()),
             SealError::Propose(error) => OperationError::from(error).into(),
             SealError::Damaged(reason) => OperationError::Damaged(reason).into(),
+        }
+    }
+}
+
+impl From<NotAdmitted> for Failure {
+    fn from(refusal: NotAdmitted) -> Self {
+        match refusal {
+            NotAdmitted::Unidentified => Self::new(ErrorCode::Denied, refusal.to_string()),
+            NotAdmitted::Limited(error) => error.into(),
+            NotAdmitted::Busy => Self::new(ErrorCode::Unavailable, refusal.to_string()),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The routes, and the order in which a call is checked: HTTP method, who calls, the body, then the
-//! right and all else.
+//! The routes, and the order in which a call is checked: HTTP method, who calls and within which
+//! limits, the body, then the right and all else.
 
 use super::{
     audit, cluster,
@@ -105,13 +105,13 @@ impl Route {
 }
 
 /// Answers a call.
-pub(crate) async fn handle(edge: &Edge, route: Route, call: Call) -> Answer {
+pub(crate) async fn handle(edge: &Edge, route: Route, call: &mut Call) -> Answer {
     checked_and_answered(edge, route, call)
         .await
         .unwrap_or_else(Failure::answer)
 }
 
-async fn checked_and_answered(edge: &Edge, route: Route, mut call: Call) -> Result<Answer, Failure> {
+async fn checked_and_answered(edge: &Edge, route: Route, call: &mut Call) -> Result<Answer, Failure> {
     if !route.takes(call.request.method()) {
         let message = format!(
             "{} is not for {}",
@@ -130,8 +130,7 @@ async fn checked_and_answered(edge: &Edge, route: Route, mut call: Call) -> Resu
             Answer::json(status, &Health { state })
         });
     }
-    let identified = call.caller(edge, Dialect::Conclave).await;
-    let caller = identified.map_err(|_| Failure::new(ErrorCode::Denied, Call::UNIDENTIFIED))?;
+    let caller = call.admit(edge, Dialect::Conclave).await?;
     let body = call.read_body(&edge.limits).await?;
     let checked = Checked { edge, caller, body };
     match route {

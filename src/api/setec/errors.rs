@@ -1,8 +1,12 @@
 //! Which status each failure has: 400 for requests that are wrong in themselves, 403, 404, 412 for a
-//! number that was used, 429 over a rate (ours), and 500 for all else, as the document has it, with
-//! the reason in plain words and `Retry-After` where trying again may help.
+//! number that was used, 429 over a rate and 503 where too much is worked on (both ours), and 500
+//! for all else, as the document has it, with the reason in plain words and `Retry-After` where trying
+//! again may help.
 
-use crate::{operations::OperationError, server::Answer};
+use crate::{
+    operations::OperationError,
+    server::{Answer, NotAdmitted},
+};
 use hyper::StatusCode;
 use std::time::Duration;
 
@@ -42,6 +46,17 @@ pub(super) fn answer(error: &OperationError) -> Answer {
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "internal error; the node's log says more",
             )
+        }
+    }
+}
+
+/// The answer to a call whose body was not read.
+pub(super) fn not_admitted(refusal: &NotAdmitted) -> Answer {
+    match refusal {
+        NotAdmitted::Unidentified => Answer::text(StatusCode::FORBIDDEN, refusal.to_string()),
+        NotAdmitted::Limited(error) => answer(error),
+        NotAdmitted::Busy => {
+            Answer::text(StatusCode::SERVICE_UNAVAILABLE, refusal.to_string()).retry_after(OUTAGE_RETRY)
         }
     }
 }

@@ -1,5 +1,5 @@
 //! The methods, and the order in which a call is checked: HTTP method, content type, the header
-//! that no browser can send, who calls, the body, then rights and all else in the operation.
+//! that no browser can send, who calls and within which limits, the body, then rights and all else in the operation.
 
 use super::{answers, errors, requests::Malformed, requests::Request};
 use crate::{
@@ -56,12 +56,13 @@ impl Method {
 }
 
 /// Answers a call.
-pub(crate) async fn handle(edge: &Edge, method: Method, mut call: Call) -> Answer {
+pub(crate) async fn handle(edge: &Edge, method: Method, call: &mut Call) -> Answer {
     if let Some(refusal) = check_form(call.request.method(), call.request.headers()) {
         return refusal;
     }
-    let Ok(caller) = call.caller(edge, Dialect::Setec).await else {
-        return Answer::text(StatusCode::FORBIDDEN, Call::UNIDENTIFIED);
+    let caller = match call.admit(edge, Dialect::Setec).await {
+        Ok(caller) => caller,
+        Err(refusal) => return errors::not_admitted(&refusal),
     };
     let body = match call.read_body(&edge.limits).await {
         Ok(body) => body,
