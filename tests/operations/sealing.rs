@@ -78,12 +78,18 @@ async fn a_sealed_node_is_not_operated_and_what_it_served_is_recorded_once_it_ha
         limit: 100,
         ..AuditQuery::default()
     };
-    let records = edge
-        .operations
-        .audit_list(&root(), &query, deadline())
-        .await
-        .unwrap()
-        .entries;
+    let patience = deadline();
+    let records = loop {
+        let page = edge
+            .operations
+            .audit_list(&root(), &query, deadline())
+            .await
+            .unwrap();
+        if page.entries.len() >= 2 {
+            break page.entries;
+        }
+        assert!(Instant::now() < patience, "what was counted is not recorded");
+    };
     let told: Vec<_> = records
         .iter()
         .map(|entry| {
