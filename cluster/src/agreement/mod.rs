@@ -13,4 +13,4 @@ mod scrub;
 mod verdict;
 
 pub(crate) use exchange::DigestExchange;
-pub(crate) use scrub::Scrub;
+pub(crate) use scrub::{PAUSE as SCRUB_PAUSE, Scrub};

@@ -7,18 +7,18 @@ use crate::{
     node::{ScanProgress, ScannedDigest},
     state::Store,
 };
-use conclave_raft::{
-    node::RaftNode,
-    runtime::{AsyncRuntime, Runtime},
-};
+use conclave_raft::runtime::{AsyncRuntime, Runtime};
 use std::{
     sync::{Arc, PoisonError},
     time::Duration,
 };
-use tokio::{sync::Mutex, time::Instant};
+use tokio::{
+    sync::{Mutex, watch},
+    time::Instant,
+};
 
-/// The pause between two scrubs.
-const PAUSE: Duration = Duration::from_secs(600);
+/// The pause between two scrubs of a node.
+pub(crate) const PAUSE: Duration = Duration::from_secs(600);
 
 /// The least time between two scrubs that were asked for by members' doubts.
 const DOUBTED_PAUSE: Duration = Duration::from_secs(60);
@@ -29,7 +29,7 @@ const VERIFICATION_BYTES_PER_S: u64 = 128 * 1024 * 1024;
 
 /// Rescans on behalf of one node: one scrub at a time, and beside it one verification.
 pub(crate) struct Scrub {
-    raft: RaftNode,
+    halt: Box<dyn Fn(String) + Send + Sync>,
     store: Arc<Store>,
     bytes_per_s: u64,
     one_verification: Mutex<()>,
@@ -38,10 +38,15 @@ pub(crate) struct Scrub {
 }
 
 impl Scrub {
-    /// A scrub that reads at most so many bytes per second.
-    pub(crate) fn new(raft: RaftNode, store: Arc<Store>, bytes_per_s: u64) -> Self {
+    /// A scrub that reads at most so many bytes per second, and calls `halt` with the reason when it
+    /// finds damage.
+    pub(crate) fn new(
+        halt: impl Fn(String) + Send + Sync + 'static,
+        store: Arc<Store>,
+        bytes_per_s: u64,
+    ) -> Self {
         Self {
-            raft,
+            halt: Box::new(halt),
             store,
             bytes_per_s,
             one_verification: Mutex::new(()),
@@ -49,13 +54,12 @@ impl Scrub {
         }
     }
 
-    /// Scrubs for as long as the node runs: from time to time, and soon when a member found a snapshot
-    /// of this node's state to be bad.
-    pub(crate) async fn run(self: Arc<Self>) {
-        let mut doubts = self.raft.doubts();
+    /// Scrubs for as long as the node runs: with a pause before each scan, and soon when a member
+    /// found a snapshot of this node's state to be bad.
+    pub(crate) async fn run(self: Arc<Self>, pause: Duration, mut doubts: watch::Receiver<u64>) {
         let mut earliest = Instant::now();
         loop {
-            let regular = tokio::time::sleep(PAUSE);
+            let regular = tokio::time::sleep(pause);
             let doubted = async {
                 // The sender of doubts is the node's own.
                 let _ = doubts.changed().await;
@@ -125,7 +129,7 @@ impl Scrub {
 
     fn halt(&self, reason: String) {
         tracing::error!(reason, "this node halts");
-        self.raft.halt(reason);
+        (self.halt)(reason);
     }
 }
 
@@ -176,6 +180,11 @@ impl ScannedDigest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        apply::tests::fixtures::{Bench, put},
+        state::Table,
+    };
+    use tokio::sync::mpsc;
 
     #[test]
     fn a_verification_shows_how_far_it_is_until_it_ends() {
@@ -196,5 +205,26 @@ mod tests {
         drop(running);
         tell(130);
         assert_eq!(progress(&shown), None);
+    }
+
+    #[tokio::test]
+    async fn it_scans_by_itself_and_halts_when_a_stored_pair_changed() {
+        let mut bench = Bench::new();
+        bench.put(put(1, 10));
+        let Bench { store, directory, .. } = bench;
+        let store = Arc::new(store);
+        let (halted, mut reasons) = mpsc::unbounded_channel();
+        let halt = move |reason| halted.send(reason).expect("the test waits for it");
+        let scrub = Arc::new(Scrub::new(halt, store.clone(), u64::MAX));
+        let doubts = watch::Sender::new(0);
+        let running = tokio::spawn(scrub.clone().run(Duration::from_millis(1), doubts.subscribe()));
+        let sound = scrub.clone().verify().await.expect("a sound state is scanned");
+        assert_eq!(sound.scanned, sound.running);
+        assert!(!running.is_finished() && reasons.is_empty());
+        store.overwrite_for_test(Table::Value, b"cold", b"changed");
+        let reason = reasons.recv().await.expect("it halts");
+        assert!(reason.contains("not what was written"), "{reason}");
+        running.await.expect("it ends");
+        drop(directory);
     }
 }

@@ -38,7 +38,7 @@ mod versions;
 mod window;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use cluster::NEWEST_RULES;
 pub use command::{PRECONDITIONS_MAX, STEPS_MAX};

@@ -5,7 +5,7 @@ use super::{
     peer_service::Service, status_publisher, tasks::Tasks, upkeep,
 };
 use crate::{
-    agreement::{DigestExchange, Scrub},
+    agreement::{DigestExchange, SCRUB_PAUSE, Scrub},
     propose::{COMMAND_OVERHEAD_BYTES, EntryLane, ForwardLane, Proposer, relief},
     read::{Barriers, Confirmations},
     state::Store,
@@ -105,8 +105,13 @@ pub(super) async fn start(
         store: store.clone(),
     };
     tasks.spawn("exchanges digests", exchange.run());
-    let scrub = Arc::new(Scrub::new(raft.clone(), store.clone(), options.scrub_bytes_per_s));
-    tasks.spawn("scrubs the state", scrub.clone().run());
+    let halting = raft.clone();
+    let scrub = Arc::new(Scrub::new(
+        move |reason| halting.halt(reason),
+        store.clone(),
+        options.scrub_bytes_per_s,
+    ));
+    tasks.spawn("scrubs the state", scrub.clone().run(SCRUB_PAUSE, raft.doubts()));
 
     let space = probe_for(&options.data_dir, None);
     let node = Arc::new(Inner {

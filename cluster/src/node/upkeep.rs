@@ -68,12 +68,10 @@ impl Inner {
         if new_cluster && meta.retention == unset && wanted != unset {
             due.push(Operation::SetAuditRetention(wanted));
         }
-        // One version at a time, and none before every member knows it.
-        if self.clock_report.borrow().rules_known_by_all > Some(meta.rules_version) {
-            due.push(Operation::RaiseRules {
-                version: meta.rules_version + 1,
-            });
-        }
+        due.extend(rules_to_raise(
+            self.clock_report.borrow().rules_known_by_all,
+            meta.rules_version,
+        ));
         let now_ms = self.clock.stamp(seen.term).map_or(0, |stamp| stamp.time_ms);
         match view.upkeep_due_ms() {
             Ok(due_ms) if due_ms.is_some_and(|due_ms| now_ms > due_ms) => due.push(Operation::Tick),
@@ -106,6 +104,12 @@ impl Inner {
     }
 }
 
+/// One version at a time, and none before every member knows it.
+fn rules_to_raise(known_by_all: Option<u32>, in_force: u32) -> Option<Operation> {
+    let next = in_force.checked_add(1)?;
+    (known_by_all? >= next).then_some(Operation::RaiseRules { version: next })
+}
+
 /// Voters with a learner of the same name and a later id.
 fn successions(status: &RaftStatus) -> Vec<(RaftId, RaftId)> {
     let voters = status.members.iter().filter(|(_, member)| member.voter);
@@ -125,6 +129,21 @@ fn successions(status: &RaftStatus) -> Vec<(RaftId, RaftId)> {
 mod tests {
     use super::*;
     use conclave_raft::{identity::NodeRecord, node::Member};
+
+    #[test]
+    fn rules_are_raised_by_one_once_every_member_knows_the_next() {
+        assert_eq!(rules_to_raise(None, 1), None);
+        assert_eq!(rules_to_raise(Some(1), 1), None);
+        assert_eq!(
+            rules_to_raise(Some(2), 1),
+            Some(Operation::RaiseRules { version: 2 })
+        );
+        assert_eq!(
+            rules_to_raise(Some(5), 1),
+            Some(Operation::RaiseRules { version: 2 })
+        );
+        assert_eq!(rules_to_raise(Some(u32::MAX), u32::MAX), None);
+    }
 
     #[test]
     fn only_a_learner_of_the_same_name_that_answers_succeeds() {

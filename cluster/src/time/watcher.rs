@@ -69,6 +69,16 @@ struct Readings {
     missing_us: usize,
 }
 
+impl Readings {
+    /// The highest version of the rules that all of them know; `None` while one has not said.
+    fn rules_known_by_all<'m>(&self, mut members: impl Iterator<Item = &'m RaftId>) -> Option<u32> {
+        members
+            .all(|member| self.rules_known.contains_key(member))
+            .then(|| self.rules_known.values().min().copied())
+            .flatten()
+    }
+}
+
 /// What one member said.
 struct Reading {
     distance: Distance,
@@ -109,15 +119,7 @@ impl ClockWatcher {
         let Some(me) = status.raft_id else { return };
         let voters = status.members.values().filter(|member| member.voter).count();
         let (readings, agreement) = self.ask_voters(me, &status, voters, seen).await;
-        let everyone = status
-            .members
-            .keys()
-            .all(|member| readings.rules_known.contains_key(member));
-        let rules_known_by_all = if everyone {
-            readings.rules_known.values().min().copied()
-        } else {
-            None
-        };
+        let rules_known_by_all = readings.rules_known_by_all(status.members.keys());
         let (skew_ms, refuses_lead) = match agreement {
             Agreement::Agreed {
                 median_ms,
@@ -269,5 +271,20 @@ impl ClockWatcher {
                 );
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_are_known_by_all_once_the_last_member_said_so() {
+        let members = [RaftId(1), RaftId(2), RaftId(3)];
+        let mut readings = Readings::default();
+        readings.rules_known.extend([(RaftId(1), 3), (RaftId(2), 2)]);
+        assert_eq!(readings.rules_known_by_all(members.iter()), None);
+        readings.rules_known.insert(RaftId(3), 4);
+        assert_eq!(readings.rules_known_by_all(members.iter()), Some(2));
     }
 }

@@ -12,7 +12,7 @@
 //! | `golden`      | the format of what is stored                                         |
 
 mod determinism;
-pub(super) mod fixtures;
+pub(crate) mod fixtures;
 mod golden;
 mod model;
 mod once;
