@@ -4,7 +4,7 @@
 
 use super::table::Table;
 use bytes::Bytes;
-use conclave_raft::codec;
+use conclave_raft::{codec, storage::write_ahead_log};
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator,
     DBRecoveryMode, Options, ReadOptions, WriteBatch, WriteOptions, checkpoint::Checkpoint,
@@ -68,9 +68,11 @@ impl KeyRange {
 }
 
 impl Database {
-    /// Opens a database, or makes one if the directory has none.
+    /// Opens a database, or makes one if the directory has none. What a power cut tore off is gone
+    /// then, and all that came after it: the log replays that.
     pub fn open(directory: &Path) -> io::Result<Self> {
         fs::create_dir_all(directory)?;
+        write_ahead_log::cut_at_first_tear(directory)?;
         let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
         let families =
             Table::ALL.map(|table| ColumnFamilyDescriptor::new(table.name(), table_options(&cache)));
@@ -275,9 +277,10 @@ fn database_options() -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
     options.create_missing_column_families(true);
-    // The write-ahead log is not synced, so that a power cut may tear its tail; the log replays
-    // that. Damage before the tail refuses to open: it could undo what was flushed before a purge.
-    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    // Tears were cut before; should one be left, nothing beyond it is taken. What was synced (and
+    // perhaps purged from the log since) must be there: RocksDB keeps note of it in the manifest.
+    options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+    options.set_track_and_verify_wals_in_manifest(true);
     options.set_max_total_wal_size(WRITE_AHEAD_LOG_BYTES);
     options.set_db_write_buffer_size(WRITE_BUFFERS_BYTES);
     options.set_max_open_files(OPEN_FILES);

@@ -88,6 +88,14 @@ impl Store {
         database.write(batch).expect("a test's database can be written");
     }
 
+    /// Puts a table's rows into a file, and so begins another write-ahead log.
+    #[cfg(test)]
+    pub(crate) fn switch_log_for_test(&self, table: super::Table) {
+        let database = self.database();
+        let flushed = database.rocks().flush_cf(database.family(table));
+        flushed.expect("a test's database can be flushed");
+    }
+
     fn database(&self) -> Arc<Database> {
         self.read().database.clone()
     }

@@ -48,12 +48,68 @@ pub fn cut_torn_tail(directory: &Path) -> io::Result<()> {
         }
     }
     if let Some((path, offset)) = torn {
-        tracing::warn!(file = %path.display(), offset, "cut off the torn tail of the write-ahead log");
-        let file = fs::OpenOptions::new().write(true).open(&path)?;
-        file.set_len(offset as u64)?;
-        file.sync_all()?;
+        cut(&path, offset)?;
     }
     Ok(())
+}
+
+/// As [`cut_torn_tail`], for a database whose writes are not synced one by one. A power cut may tear
+/// the end of any of its files, or leave one empty, while a later one is there; RocksDB would replay
+/// that over the gap. So everything from the first tear on goes, and what is left is the database as
+/// it was at some moment. What was synced lies before every tear that a power cut can leave.
+///
+/// # Errors
+/// Names the file and the offset of damage that a later write in the same file follows.
+pub fn cut_at_first_tear(directory: &Path) -> io::Result<()> {
+    let mut torn: Option<(PathBuf, Option<usize>)> = None;
+    let mut after_tear = Vec::new();
+    // The number that the next write must have; `Some(None)` after a file without any write.
+    let mut expected: Option<Option<u64>> = None;
+    for path in numbered_files(directory, "log")? {
+        if torn.is_some() {
+            after_tear.push(path);
+            continue;
+        }
+        let examined = examine(&fs::read(&path)?);
+        if let (Some((first, _)), Some(expected)) = (examined.sequence, expected)
+            && expected != Some(first)
+        {
+            after_tear.push(path.clone());
+            torn = Some((path, None));
+            continue;
+        }
+        if let Some(offset) = examined.bad_from {
+            if examined.writes_after {
+                return Err(damage(&path, offset));
+            }
+            torn = Some((path, Some(offset)));
+            continue;
+        }
+        expected = Some(match examined.sequence {
+            Some((_, next)) => Some(next),
+            None => expected.flatten().filter(|_| examined.writes),
+        });
+    }
+    let Some((path, offset)) = torn else {
+        return Ok(());
+    };
+    // The newest first and the tear last, so that a crash meanwhile leaves the tear to be found.
+    for later in after_tear.iter().rev() {
+        tracing::warn!(file = %later.display(), "removed a write-ahead log that follows a tear");
+        fs::remove_file(later)?;
+    }
+    fs::File::open(directory)?.sync_all()?;
+    if let Some(offset) = offset {
+        cut(&path, offset)?;
+    }
+    Ok(())
+}
+
+fn cut(path: &Path, offset: usize) -> io::Result<()> {
+    tracing::warn!(file = %path.display(), offset, "cut off the torn tail of the write-ahead log");
+    let file = fs::OpenOptions::new().write(true).open(path)?;
+    file.set_len(offset as u64)?;
+    file.sync_all()
 }
 
 fn damage(path: &Path, offset: usize) -> io::Error {
@@ -102,6 +158,8 @@ const LAST: u8 = 4;
 struct Examined {
     /// Whether it holds a whole write before the first bad byte.
     writes: bool,
+    /// The numbers of the first of these writes, and of the write that would follow the last.
+    sequence: Option<(u64, u64)>,
     /// Where the write that contains the first bad byte begins.
     bad_from: Option<usize>,
     /// Whether another write begins after the first bad byte.
@@ -112,6 +170,9 @@ fn examine(bytes: &[u8]) -> Examined {
     let mut at = 0;
     let mut write_from = None;
     let mut writes = false;
+    let mut sequence = None;
+    // The beginning of the present write.
+    let mut head: Vec<u8> = Vec::new();
     while at < bytes.len() {
         let left_in_block = BLOCK_BYTES - at % BLOCK_BYTES;
         if left_in_block < HEADER_BYTES {
@@ -119,11 +180,24 @@ fn examine(bytes: &[u8]) -> Examined {
             continue;
         }
         let record = record_at(bytes, at);
+        if let Some((kind @ (FULL | FIRST | MIDDLE | LAST), end)) = record {
+            if matches!(kind, FULL | FIRST) {
+                head.clear();
+            }
+            let missing = WRITE_HEAD_BYTES - head.len();
+            head.extend(bytes[at + HEADER_BYTES..end].iter().take(missing));
+        }
         match (record, write_from) {
-            (Some((FULL, end)), None) => (writes, at) = (true, end),
+            (Some((FULL, end)), None) => {
+                (writes, at) = (true, end);
+                sequence = extended(sequence, &head);
+            }
             (Some((FIRST, end)), None) => (write_from, at) = (Some(at), end),
             (Some((MIDDLE, end)), Some(_)) => at = end,
-            (Some((LAST, end)), Some(_)) => (writes, write_from, at) = (true, None, end),
+            (Some((LAST, end)), Some(_)) => {
+                (writes, write_from, at) = (true, None, end);
+                sequence = extended(sequence, &head);
+            }
             (Some((FULL | FIRST | MIDDLE | LAST, _)) | None, _) => {
                 let rest_is_zero = bytes[at..].iter().all(|byte| *byte == 0);
                 if rest_is_zero && write_from.is_none() {
@@ -131,6 +205,7 @@ fn examine(bytes: &[u8]) -> Examined {
                 }
                 return Examined {
                     writes,
+                    sequence,
                     bad_from: Some(write_from.unwrap_or(at)),
                     writes_after: begins_after(bytes, at),
                 };
@@ -140,9 +215,22 @@ fn examine(bytes: &[u8]) -> Examined {
     }
     Examined {
         writes,
+        sequence,
         bad_from: write_from,
         writes_after: false,
     }
+}
+
+/// A write begins with its number (8 bytes) and with how many numbers it takes (4 bytes); RocksDB,
+/// `db/write_batch.cc`.
+const WRITE_HEAD_BYTES: usize = 12;
+
+fn extended(sequence: Option<(u64, u64)>, head: &[u8]) -> Option<(u64, u64)> {
+    let (number, count) = head.split_first_chunk::<8>()?;
+    let number = u64::from_le_bytes(*number);
+    let count = u32::from_le_bytes(*count.first_chunk::<4>()?);
+    let first = sequence.map_or(number, |(first, _)| first);
+    Some((first, number.saturating_add(u64::from(count))))
 }
 
 /// The type of the well-formed record at `at`, and where it ends.
@@ -233,13 +321,87 @@ mod tests {
         )
     }
 
+    /// Numbered writes, each of which takes one number.
+    fn numbered(numbers: std::ops::Range<u64>, size: usize) -> Vec<u8> {
+        let writes: Vec<Vec<u8>> = numbers
+            .map(|number| {
+                let mut write = number.to_le_bytes().to_vec();
+                write.extend(1_u32.to_le_bytes());
+                write.resize(WRITE_HEAD_BYTES + size, 7);
+                write
+            })
+            .collect();
+        written(&writes).0
+    }
+
+    /// The files' sizes after [`cut_at_first_tear`]; `None` for one that is gone.
+    fn cut_files(files: &[Vec<u8>]) -> io::Result<Vec<Option<usize>>> {
+        let directory = tempfile::tempdir().unwrap();
+        let paths: Vec<PathBuf> = (10..10 + files.len())
+            .map(|number| directory.path().join(format!("{number:06}.log")))
+            .collect();
+        for (path, bytes) in paths.iter().zip(files) {
+            fs::write(path, bytes).unwrap();
+        }
+        cut_at_first_tear(directory.path())?;
+        let size = |path: &PathBuf| fs::metadata(path).ok().map(|file| file.len() as usize);
+        Ok(paths.iter().map(size).collect())
+    }
+
+    #[test]
+    fn files_that_follow_one_another_stay() {
+        let files = [
+            numbered(1..4, 40_000),
+            numbered(4..6, 40_000),
+            numbered(6..6, 0),
+            Vec::new(),
+        ];
+        let sizes: Vec<_> = files.iter().map(|file| Some(file.len())).collect();
+        assert_eq!(cut_files(&files).unwrap(), sizes);
+    }
+
+    #[test]
+    fn everything_from_the_first_tear_on_goes() {
+        let (first, second, third) = (numbered(1..4, 90), numbered(4..6, 90), numbered(6..7, 90));
+        let one = first.len() / 3;
+        let torn = first[..first.len() - 5].to_vec();
+        assert_eq!(
+            cut_files(&[torn, second.clone(), third.clone()]).unwrap(),
+            [Some(2 * one), None, None]
+        );
+        // Torn between two writes: only their numbers tell.
+        let torn = first[..2 * one].to_vec();
+        assert_eq!(
+            cut_files(&[torn, second.clone(), third.clone()]).unwrap(),
+            [Some(2 * one), None, None]
+        );
+        assert_eq!(
+            cut_files(&[first.clone(), Vec::new(), third.clone()]).unwrap(),
+            [Some(3 * one), Some(0), None]
+        );
+        assert_eq!(
+            cut_files(&[Vec::new(), second, third]).unwrap(),
+            [Some(0), None, None]
+        );
+    }
+
+    #[test]
+    fn damage_in_a_file_is_refused_by_its_name() {
+        let mut file = numbered(1..4, 90);
+        file[30] ^= 1;
+        let error = cut_files(&[file, numbered(4..6, 90)]).unwrap_err();
+        assert!(error.to_string().contains("000010.log"), "{error}");
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
         fn a_whole_file_is_good(writes in writes()) {
             let (file, _) = written(&writes);
-            prop_assert_eq!(examine(&file), Examined { writes: true, bad_from: None, writes_after: false });
+            let examined = examine(&file);
+            prop_assert!(examined.writes && !examined.writes_after);
+            prop_assert_eq!(examined.bad_from, None);
         }
 
         #[test]
