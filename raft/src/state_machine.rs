@@ -35,6 +35,8 @@ pub struct CommittedEntry {
     pub position: LogPosition,
     /// What it carries.
     pub payload: CommittedPayload,
+    /// Whether somebody waits for the response. The state after the entry must not depend on it.
+    pub answered: bool,
 }
 
 /// What the state machine durably knows of the log.
@@ -69,7 +71,8 @@ pub trait StateMachine: Send + Sync + 'static {
     fn applied(&self) -> io::Result<AppliedState>;
 
     /// Applies entries in order, atomically with their positions, and returns one response per
-    /// entry (empty for blank and membership entries). Not synced: the log is the durable copy.
+    /// entry (empty where nobody waits for it, and for blank and membership entries). The responses
+    /// of one call are bounded in bytes together. Not synced: the log is the durable copy.
     fn apply(&self, entries: Vec<CommittedEntry>) -> io::Result<Vec<Bytes>>;
 
     /// Makes everything applied so far durable; returns the position that is now on disk.

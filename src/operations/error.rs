@@ -105,6 +105,7 @@ impl From<Refusal> for OperationError {
             Refusal::Protected => Self::Protected,
             Refusal::AuditFull => Self::AuditFull,
             Refusal::TooLate => Self::OutcomeUnknown,
+            Refusal::TooManyVersions { .. } | Refusal::AnswerTooLarge => Self::Invalid(refusal.to_string()),
             Refusal::Malformed(reason) => Self::Damaged(format!("the cluster refused our command: {reason}")),
             Refusal::AlreadyExists
             | Refusal::OtherSecret { .. }

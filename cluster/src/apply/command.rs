@@ -2,6 +2,7 @@
 //! for each, whatever became of it.
 
 use super::{
+    answers::CommandAnswers,
     cluster, disclose, look,
     machine::{Machine, Stop},
     malformed, precondition, put, recording, reseal, secrets,
@@ -9,8 +10,8 @@ use super::{
     versions,
 };
 use crate::{
-    command::{Command, Done, Operation, Outcome, Refusal, Step},
-    model::OutcomeKind,
+    command::{Command, Done, Operation, Outcome, Refusal, SealedPart, Step},
+    model::{OutcomeKind, Sealed},
 };
 use conclave_raft::identity::RaftId;
 use std::io;
@@ -19,6 +20,10 @@ use std::io;
 pub const STEPS_MAX: usize = 1024;
 /// The most preconditions of one step.
 pub const PRECONDITIONS_MAX: usize = 64;
+/// The most bytes of one name or one piece of metadata, sealed.
+pub const DESCRIPTION_BYTES_MAX: usize = 64 * 1024;
+/// The most sealed bytes of one audit record.
+const AUDIT_STUB_BYTES_MAX: usize = 256 * 1024;
 
 /// Performs a command.
 pub(super) fn perform(
@@ -35,14 +40,11 @@ pub(super) fn perform(
         node,
         command,
     };
-    let mut answers = Vec::with_capacity(recorder.steps().count());
+    let mut answers = CommandAnswers::default();
     for (number, guard) in command.guards.iter().enumerate() {
         let mut subject = Subject::of(machine, &guard.operation)?;
-        match machine.attempt(|machine| perform_step(machine, guard, &mut subject)) {
-            Ok(answer) => {
-                recorder.record(machine, number, &subject, OutcomeKind::Done)?;
-                answers.push(answer);
-            }
+        match machine.attempt(|machine| answers.push(perform_step(machine, command, guard, &mut subject)?)) {
+            Ok(()) => recorder.record(machine, number, &subject, OutcomeKind::Done)?,
             Err(Stop::Damage(error)) => return Err(error),
             Err(Stop::Refused(refusal)) => {
                 return recorder.refuse(machine, number, number, &subject, refusal);
@@ -56,8 +58,7 @@ pub(super) fn perform(
             let subject = Subject::of(machine, &step.operation)?;
             subjects.push(subject);
             let subject = subjects.last_mut().expect("it was just pushed");
-            answers.push(perform_step(machine, step, subject)?);
-            Ok(())
+            answers.push(perform_step(machine, command, step, subject)?)
         })
     });
     match result {
@@ -65,7 +66,7 @@ pub(super) fn perform(
             for (number, subject) in subjects.iter().enumerate() {
                 recorder.record(machine, guards + number, subject, OutcomeKind::Done)?;
             }
-            Ok(Outcome::Done(answers))
+            Ok(Outcome::Done(answers.into_answers()))
         }
         Err(Stop::Damage(error)) => Err(error),
         Err(Stop::Refused(refusal)) => {
@@ -142,20 +143,20 @@ fn perform_step(machine: &mut Machine<'_, '_>, step: &Step, subject: &mut Subjec
 }
 
 fn broken_limit(command: &Command) -> Option<&'static str> {
-    let mut steps = command.guards.iter().chain(&command.steps);
-    if command.guards.len() + command.steps.len() > STEPS_MAX {
+    let all: Vec<&Step> = command.guards.iter().chain(&command.steps).collect();
+    if all.len() > STEPS_MAX {
         return Some("too many steps");
     }
-    if command.steps.is_empty() && command.guards.is_empty() {
+    if all.is_empty() {
         return Some("no steps");
     }
-    if steps
-        .clone()
+    if all
+        .iter()
         .any(|step| step.preconditions.len() > PRECONDITIONS_MAX)
     {
         return Some("too many preconditions");
     }
-    if steps.any(|step| {
+    if all.iter().any(|step| {
         matches!(&step.operation, Operation::ChangeVersions { versions, .. } if versions.len() > versions::CHANGED_VERSIONS_MAX)
     }) {
         return Some("too many versions");
@@ -166,9 +167,46 @@ fn broken_limit(command: &Command) -> Option<&'static str> {
 /// Writes the records of one command.
 struct Recorder<'c> {
     position: u32,
+    if all.iter().any(|step| {
+        let stub = step.audit.as_ref();
+        stub.is_some_and(|stub| stub.sealed.ciphertext.len() > AUDIT_STUB_BYTES_MAX)
+    }) {
+        return Some("an audit record is too large");
+    }
+    if all.iter().any(|step| {
+        let mut descriptions = descriptions(&step.operation).into_iter().flatten();
+        descriptions.any(|sealed| sealed.ciphertext.len() > DESCRIPTION_BYTES_MAX)
+    }) {
+        return Some("a name or metadata is too large");
+    }
     node: RaftId,
     command: &'c Command,
 }
+/// The names and the metadata that an operation writes.
+fn descriptions(operation: &Operation) -> [Option<&Sealed>; 3] {
+    match operation {
+        Operation::Create { create, .. } => [Some(&create.name), create.metadata.as_ref(), None],
+        Operation::Put(put) => {
+            let create = put.create.as_ref();
+            [
+                create.map(|create| &create.name),
+                create.and_then(|create| create.metadata.as_ref()),
+                put.metadata.as_ref(),
+            ]
+        }
+        Operation::Move { name, .. } => [Some(name), None, None],
+        Operation::Configure { metadata, .. } | Operation::ConfigureVersion { metadata, .. } => {
+            [metadata.as_ref(), None, None]
+        }
+        Operation::Reseal {
+            part: SealedPart::Name | SealedPart::Metadata | SealedPart::VersionMetadata(_),
+            replacement,
+            ..
+        } => [Some(replacement), None, None],
+        _ => [None; 3],
+    }
+}
+
 
 impl Recorder<'_> {
     fn steps(&self) -> impl Iterator<Item = &Step> {

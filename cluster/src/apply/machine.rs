@@ -116,11 +116,12 @@ impl<'m, 'd> Machine<'m, 'd> {
             .delete(Table::Version, &keys::version_key(secret, version));
     }
 
-    /// A secret's versions that have a row, in order of their numbers.
-    pub(super) fn versions(&self, secret: SecretId) -> io::Result<Vec<(Version, VersionRecord)>> {
+    /// A secret's versions that have a row, in order of their numbers, and whether each has a value.
+    /// Nothing else of them: there can be many, with metadata.
+    pub(super) fn versions(&self, secret: SecretId) -> io::Result<Vec<(Version, bool)>> {
         let mut versions = Vec::new();
         self.scan_versions(secret, Direction::Ascending, |version, record| {
-            versions.push((version, record));
+            versions.push((version, record.has_value()));
             ControlFlow::Continue(())
         })?;
         Ok(versions)
@@ -158,7 +159,8 @@ impl<'m, 'd> Machine<'m, 'd> {
             .put(Table::Value, &keys::version_key(secret, version), value);
     }
 
-    fn scan_versions(
+    /// Visits a secret's versions that have a row.
+    pub(super) fn scan_versions(
         &self,
         secret: SecretId,
         direction: Direction,

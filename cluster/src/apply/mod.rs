@@ -7,6 +7,7 @@
 //! | file           | idea                                                              |
 //! |----------------|-------------------------------------------------------------------|
 //! | `window`       | each proposal once: outcomes remembered, late copies refused      |
+//! | `answers`      | how much is answered                                              |
 //! | `command`      | guards that stay, steps all or nothing, a record for each         |
 //! | `precondition` | what must hold before a step                                      |
 //! | `resolve`      | which secret and which version are meant                          |
@@ -22,6 +23,7 @@
 //! | `machine`      | what all of these read and write                                  |
 
 mod cluster;
+mod answers;
 mod command;
 mod disclose;
 mod look;
@@ -41,7 +43,10 @@ mod window;
 pub(crate) mod tests;
 
 pub use cluster::NEWEST_RULES;
-pub use command::{PRECONDITIONS_MAX, STEPS_MAX};
+pub use command::{DESCRIPTION_BYTES_MAX, PRECONDITIONS_MAX, STEPS_MAX};
+pub use put::VERSIONS_MAX;
+pub use answers::COMMAND_ANSWER_BYTES_MAX;
+pub(crate) use answers::RunAnswers;
 pub use recording::{AUDIT_LIMIT_BYTES_MIN, leaf_hash};
 pub use versions::CHANGED_VERSIONS_MAX;
 pub use window::{WINDOW_BYTES, WINDOW_MS, WINDOW_OUTCOMES};
@@ -52,6 +57,7 @@ use crate::{
 };
 use bytes::Bytes;
 use conclave_raft::{
+use answers::EntryAnswers;
     codec,
     state_machine::{CommittedEntry, CommittedPayload},
 };
@@ -59,7 +65,7 @@ use machine::Machine;
 use std::io;
 
 /// Applies one entry and returns its response: an encoded [`EntryResponse`] for a proposal, nothing
-/// for what is Raft's own.
+/// for what is Raft's own, or where nobody waits for it.
 ///
 /// # Errors
 /// Only local damage: an I/O error, a stored row that cannot be decoded, an entry out of order, or
@@ -69,6 +75,7 @@ pub(crate) fn apply_entry(
     meta: &mut Meta,
     entry: &CommittedEntry,
 ) -> io::Result<Bytes> {
+    answers: &mut RunAnswers,
     check_rules(meta)?;
     let position = entry.position;
     if meta
@@ -93,15 +100,17 @@ pub(crate) fn apply_entry(
         CommittedPayload::Proposal(proposal) => {
             let mut machine = Machine::new(rows, meta, position);
             let outcomes = match codec::decode::<Entry>(proposal) {
-                Ok(entry) => apply_proposals(&mut machine, &entry)?,
+                Ok(entry) => apply_proposals(&mut machine, &mut answers, &entry)?,
+            let mut answers = answers.of_entry(entry.answered);
                 // The decoder's words may change with its version; the outcome must not.
-                Err(_) => vec![malformed("the entry cannot be decoded")],
+                Err(_) => vec![Some(malformed("the entry cannot be decoded"))],
             };
-            codec::encode(&EntryResponse {
-                time_ms: meta.time_ms,
-                outcomes,
-            })
-            .into()
+            if entry.answered {
+                let time_ms = meta.time_ms;
+                codec::encode(&EntryResponse { time_ms, outcomes }).into()
+            } else {
+                Bytes::new()
+            }
         }
     };
     rows.put(Table::Meta, META_KEY, meta);
@@ -123,7 +132,11 @@ pub(crate) fn check_rules(meta: &Meta) -> io::Result<()> {
     ))
 }
 
-fn apply_proposals(machine: &mut Machine<'_, '_>, entry: &Entry) -> io::Result<Vec<Outcome>> {
+fn apply_proposals(
+    machine: &mut Machine<'_, '_>,
+    answers: &mut EntryAnswers<'_>,
+    entry: &Entry,
+) -> io::Result<Vec<Option<Outcome>>> {
     if entry.stamp.term == machine.position.term {
         machine.meta.time_ms = machine.meta.time_ms.max(entry.stamp.time_ms);
     }
@@ -132,13 +145,10 @@ fn apply_proposals(machine: &mut Machine<'_, '_>, entry: &Entry) -> io::Result<V
     for position in order_of_application(entry.proposals.len()) {
         let proposal = &entry.proposals[position];
         let number = u32::try_from(position).expect("an entry's bytes are far below 4 GiB");
-        outcomes[position] = Some(window::apply_once(machine, number, proposal)?);
+        outcomes[position] = answers.admit(window::apply_once(machine, number, proposal)?);
     }
     recording::prune(machine)?;
-    Ok(outcomes
-        .into_iter()
-        .map(|outcome| outcome.expect("every position was applied"))
-        .collect())
+    Ok(outcomes)
 }
 
 #[cfg(not(feature = "planted-random-apply-order"))]

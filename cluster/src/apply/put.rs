@@ -4,13 +4,16 @@ use super::{
     machine::{Machine, Stop},
     numbers, secrets,
     subject::Subject,
-    versions,
+    window,
 };
 use crate::{
     command::{Activation, Done, NumberChoice, Put, Refusal, SameValue},
     model::{PlaceRecord, SecretId, SecretRecord, Version, VersionRecord, VersionState},
     state::StoredValue,
 };
+
+/// The most versions of one secret that have a row, so that a look at it has an end.
+pub const VERSIONS_MAX: u32 = 16 * 1024;
 
 /// Adds a version, and makes the secret where the put says so.
 pub(super) fn put(machine: &mut Machine<'_, '_>, put: &Put, subject: &mut Subject) -> Result<Done, Stop> {
@@ -65,6 +68,7 @@ pub(super) fn put(machine: &mut Machine<'_, '_>, put: &Put, subject: &mut Subjec
     if let Some(keep) = secret.settings.keep_versions {
         destroy_oldest(machine, put.secret, &secret, number, keep)?;
     }
+    bound_versions(machine, put.secret, &secret)?;
     machine.put_changed_secret(put.secret, &mut secret);
     Ok(Done::Version {
         secret: put.secret,
@@ -161,17 +165,34 @@ fn destroy_oldest(
     keep: u32,
 ) -> Result<(), Stop> {
     let versions = machine.versions(id)?;
-    let kept = versions.iter().filter(|(_, version)| version.has_value()).count();
-    let mut excess = kept.saturating_sub(keep as usize);
-    for (number, mut version) in versions {
-        if excess == 0 {
-            break;
-        }
-        if version.has_value() && number != new && secret.active != Some(number) {
-            versions::destroy(machine, id, number, &mut version)?;
-            machine.delete_version(id, number);
-            excess -= 1;
-        }
+    let kept = versions.iter().filter(|(_, has_value)| *has_value).count();
+    let excess = kept.saturating_sub(keep as usize);
+    let oldest = versions
+        .into_iter()
+        .filter(|&(number, has_value)| has_value && number != new && secret.active != Some(number));
+    for (number, _) in oldest.take(excess) {
+        window::linger(machine, id, number)?;
+        machine.delete_version(id, number);
+    }
+    Ok(())
+}
+
+/// Refuses a version too many. The rows of destroyed versions make room, when there is need of it.
+fn bound_versions(machine: &mut Machine<'_, '_>, id: SecretId, secret: &SecretRecord) -> Result<(), Stop> {
+    // Few secrets ever used so many numbers: only their rows are counted.
+    if secret.used.count() <= u64::from(VERSIONS_MAX) {
+        return Ok(());
+    }
+    let versions = machine.versions(id)?;
+    if versions.len() <= VERSIONS_MAX as usize {
+        return Ok(());
+    }
+    let kept = versions.iter().filter(|(_, has_value)| *has_value).count();
+    if kept > VERSIONS_MAX as usize {
+        return Err(Refusal::TooManyVersions { limit: VERSIONS_MAX }.into());
+    }
+    for (number, _) in versions.into_iter().filter(|(_, has_value)| !has_value) {
+        machine.delete_version(id, number);
     }
     Ok(())
 }

@@ -149,8 +149,8 @@ pub(super) fn configure(
 }
 
 fn destroy(machine: &mut Machine<'_, '_>, id: SecretId, secret: &SecretRecord) -> Result<(), Stop> {
-    for (number, version) in machine.versions(id)? {
-        if version.has_value() {
+    for (number, has_value) in machine.versions(id)? {
+        if has_value {
             window::linger(machine, id, number)?;
         }
         machine.delete_version(id, number);

@@ -7,12 +7,19 @@
 //!
 //! The window keeps outcomes, never values. The answer to a disclosure is put together again from
 //! the stored value, and a value that no version shows any more lingers until every outcome up to
-//! then has left the window.
+//! then has left the window. What a look saw of versions is not kept either, as there can be many: a
+//! copy sees the secret as it is when the copy is applied, which its caller cannot tell from a
+//! later first try.
 
-use super::{command, machine::Machine, malformed};
+use super::{
+    answers::CommandAnswers,
+    command, look,
+    machine::{Machine, Stop},
+    malformed,
+};
 use crate::{
     command::{Command, Done, Operation, Outcome, Proposal, Refusal},
-    model::{ProposalId, SecretId, Version},
+    model::{NumberRanges, ProposalId, SecretId, Version},
     state::{Direction, KeyRange, StoredValue, Table, WindowOrder, WindowRow, keys},
 };
 use bytes::Bytes;
@@ -82,35 +89,66 @@ pub(super) fn linger(machine: &mut Machine<'_, '_>, secret: SecretId, version: V
 
 fn recall(machine: &Machine<'_, '_>, id: ProposalId) -> io::Result<Option<Outcome>> {
     let row: Option<WindowRow> = machine.rows.get(Table::Window, &id.0)?;
-    let Some(WindowRow { mut outcome, .. }) = row else {
+    let Some(WindowRow { outcome, .. }) = row else {
         return Ok(None);
     };
+    let Outcome::Done(remembered) = outcome else {
+        return Ok(Some(outcome));
+    };
+    let mut answers = CommandAnswers::default();
+    for (step, answer) in (0_u16..).zip(remembered) {
+        match complete(machine, answer).and_then(|answer| answers.push(answer)) {
+            Ok(()) => {}
+            Err(Stop::Refused(refusal)) => return Ok(Some(Outcome::Refused { step, refusal })),
+            Err(Stop::Damage(error)) => return Err(error),
+        }
+    }
+    Ok(Some(Outcome::Done(answers.into_answers())))
+}
+
+/// Adds what [`shorten`] left out.
+fn complete(machine: &Machine<'_, '_>, answer: Done) -> Result<Done, Stop> {
+    Ok(match answer {
+        Done::Disclosed(mut disclosed) => {
+            // Re-sealed meanwhile, it is the same plaintext under another term.
+            let StoredValue {
+                sealed,
+                sealed_revision,
+            } = machine.value(disclosed.secret, disclosed.version)?;
+            disclosed.value = sealed;
+            disclosed.sealed_revision = sealed_revision;
+            Done::Disclosed(disclosed)
+        }
+        Done::Secret(seen) => match machine.secret(seen.secret)? {
+            Some(secret) => Done::Secret(Box::new(look::view(machine, seen.secret, secret)?)),
+            // Destroyed meanwhile, and its versions with it.
+            None => Done::Secret(seen),
+        },
+        small => small,
+    })
+}
+
+/// Leaves out what the state holds anyway, so that no outcome is large.
+fn shorten(outcome: &Outcome) -> Outcome {
+    let mut outcome = outcome.clone();
     if let Outcome::Done(answers) = &mut outcome {
         for answer in answers {
-            if let Done::Disclosed(disclosed) = answer {
-                // Re-sealed meanwhile, it is the same plaintext under another term.
-                let StoredValue {
-                    sealed,
-                    sealed_revision,
-                } = machine.value(disclosed.secret, disclosed.version)?;
-                disclosed.value = sealed;
-                disclosed.sealed_revision = sealed_revision;
+            match answer {
+                Done::Disclosed(disclosed) => disclosed.value.ciphertext = Bytes::new(),
+                Done::Secret(seen) => {
+                    seen.versions = Vec::new();
+                    seen.used = NumberRanges::default();
+                }
+                _ => {}
             }
         }
     }
-    Ok(Some(outcome))
+    outcome
 }
 
 fn remember(machine: &mut Machine<'_, '_>, position: u32, id: ProposalId, outcome: &Outcome) {
     let index = machine.position.index;
-    let mut outcome = outcome.clone();
-    if let Outcome::Done(answers) = &mut outcome {
-        for answer in answers {
-            if let Done::Disclosed(disclosed) = answer {
-                disclosed.value.ciphertext = Bytes::new();
-            }
-        }
-    }
+    let outcome = shorten(outcome);
     let row = Bytes::from(codec::encode(&WindowRow { index, outcome }));
     let bytes = row.len() as u64;
     machine.rows.put_bytes(Table::Window, &id.0, row);

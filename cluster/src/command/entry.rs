@@ -46,6 +46,7 @@ pub struct EntryResponse {
     /// State time in milliseconds after the entry.
     pub time_ms: u64,
     /// One outcome for each proposal, in their order; a single refusal where the entry itself could
-    /// not be decoded.
-    pub outcomes: Vec<Outcome>,
+    /// not be decoded. `None` where answers took too many bytes together: the proposal was applied,
+    /// and whoever proposes it again, under the same id, is answered.
+    pub outcomes: Vec<Option<Outcome>>,
 }

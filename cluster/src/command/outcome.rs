@@ -15,6 +15,49 @@ pub enum Outcome {
     Refused { step: u16, refusal: Refusal },
 }
 
+impl Outcome {
+    /// Bytes of what can be large in it: ciphertexts, and what is said of versions.
+    pub fn large_bytes(&self) -> usize {
+        match self {
+            Self::Done(answers) => answers.iter().map(Done::large_bytes).sum(),
+            Self::Refused { .. } => 0,
+        }
+    }
+}
+
+impl Done {
+    /// Bytes of what can be large in it: ciphertexts, and what is said of versions.
+    pub fn large_bytes(&self) -> usize {
+        match self {
+            Self::Disclosed(disclosed) => {
+                disclosed.value.ciphertext.len()
+                    + disclosed.name.ciphertext.len()
+                    + optional_bytes(disclosed.metadata.as_ref())
+            }
+            Self::Secret(view) => {
+                view.name.ciphertext.len()
+                    + optional_bytes(view.metadata.as_ref())
+                    + view.used.ranges().len() * RANGE_BYTES
+                    + view.versions.iter().map(VersionView::large_bytes).sum::<usize>()
+            }
+            Self::Done
+            | Self::Recorded
+            | Self::Version { .. }
+            | Self::NotModified { .. }
+            | Self::RaftId(_) => 0,
+        }
+    }
+}
+
+/// Two numbers of 32 bits, encoded, at most.
+const RANGE_BYTES: usize = 10;
+/// Everything of a [`VersionView`] but its metadata's ciphertext, encoded, at most.
+const VERSION_VIEW_BYTES: usize = 128;
+
+fn optional_bytes(sealed: Option<&Sealed>) -> usize {
+    sealed.map_or(0, |sealed| sealed.ciphertext.len())
+}
+
 /// The answer of one step.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Done {
@@ -119,6 +162,13 @@ pub struct VersionView {
     pub metadata: Option<Sealed>,
 }
 
+impl VersionView {
+    /// Its bytes, encoded, at most.
+    pub(crate) fn large_bytes(&self) -> usize {
+        VERSION_VIEW_BYTES + optional_bytes(self.metadata.as_ref())
+    }
+}
+
 /// Why the machine refused a step. Every node refuses alike.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {
@@ -173,4 +223,10 @@ pub enum Refusal {
     /// The proposal is older than the window of outcomes; it was perhaps applied before.
     #[error("the proposal came too late")]
     TooLate,
+    /// The secret has as many versions as one may have, and none of them is destroyed.
+    #[error("the secret has {limit} versions, and may have no more; destroy some, or set how many are kept")]
+    TooManyVersions { limit: u32 },
+    /// The answer would have more bytes than the answer to one command may have.
+    #[error("the answer would be too large; ask for less at once")]
+    AnswerTooLarge,
 }

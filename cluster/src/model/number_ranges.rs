@@ -49,6 +49,14 @@ impl NumberRanges {
         self.0.last().and_then(|&(_, last)| Version::new(last))
     }
 
+    /// How many numbers were used.
+    pub fn count(&self) -> u64 {
+        self.0
+            .iter()
+            .map(|&(first, last)| u64::from(last - first) + 1)
+            .sum()
+    }
+
     /// Whether no number was used.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -91,6 +99,7 @@ mod tests {
             let mut ranges = NumberRanges::default();
             numbers.iter().for_each(|&number| ranges.insert(Version::new(number).unwrap()));
             prop_assert_eq!(ranges.contains(Version::new(probe).unwrap()), set.contains(&probe));
+            prop_assert_eq!(ranges.count(), set.len() as u64);
             prop_assert_eq!(ranges.highest().map(Version::get), set.last().copied());
             for pair in ranges.ranges().windows(2) {
                 prop_assert!(pair[0].1 + 1 < pair[1].0);

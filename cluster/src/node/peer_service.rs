@@ -6,7 +6,7 @@
 //! time, and with it that it is no member; a directory that is still empty may ask to join.
 
 use super::{
-    Answer, Inner, Leadership, OperateError,
+    Inner, Leadership, OperateError,
     peer_message::{ForwardedProposal, PeerAnswer, PeerRequest},
 };
 use crate::{
@@ -165,7 +165,10 @@ impl Inner {
         let mut tried = join_all(tries).await;
         let mut bytes = 0;
         for one in &mut tried {
-            let one_bytes = disclosed_bytes(one);
+            let one_bytes = match one {
+                Tried::Applied(answer) => answer.outcome.large_bytes(),
+                _ => 0,
+            };
             if bytes > 0 && bytes + one_bytes > ANSWER_BYTES {
                 *one = Tried::Unknown;
             } else {
@@ -174,20 +177,4 @@ impl Inner {
         }
         PeerAnswer::Proposed(tried)
     }
-}
-
-/// Only disclosures are large.
-fn disclosed_bytes(tried: &Tried) -> usize {
-    let Tried::Applied(Answer {
-        outcome: Outcome::Done(answers),
-        ..
-    }) = tried
-    else {
-        return 0;
-    };
-    let ciphertext_bytes = |answer: &Done| match answer {
-        Done::Disclosed(disclosed) => disclosed.value.ciphertext.len(),
-        _ => 0,
-    };
-    answers.iter().map(ciphertext_bytes).sum()
 }

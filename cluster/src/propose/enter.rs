@@ -146,9 +146,6 @@ impl Entering {
 
     fn distribute(&self, applied: Applied, replies: Vec<Reply>) {
         let index = applied.position.index;
-        self.answers.observe(applied.response.len(), replies.len());
-        // If the answers are larger than a record may be, the callers ask again with the same ids,
-        // in smaller batches, and get the outcomes that the state machine remembers.
         let response: EntryResponse = match codec::decode(&applied.response) {
             Ok(response) => response,
             Err(error) => {
@@ -160,13 +157,20 @@ impl Entering {
             tracing::error!(index, "an entry has another number of outcomes than of commands");
             return say_to_all(replies, &Tried::Unknown);
         }
+        let answered = response.outcomes.iter().flatten().count();
+        self.answers.observe(applied.response.len(), answered);
         for (position, (reply, outcome)) in (0_u32..).zip(replies.into_iter().zip(response.outcomes)) {
-            reply.say(Tried::Applied(Answer {
-                index,
-                position,
-                time_ms: response.time_ms,
-                outcome,
-            }));
+            reply.say(match outcome {
+                Some(outcome) => Tried::Applied(Answer {
+                    index,
+                    position,
+                    time_ms: response.time_ms,
+                    outcome,
+                }),
+                // Together the answers were too large. The caller asks again with the same id, in a
+                // smaller batch, and gets the outcome that the state machine remembers.
+                None => Tried::Unknown,
+            });
         }
     }
 }

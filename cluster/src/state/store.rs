@@ -117,9 +117,10 @@ impl StateMachine for Store {
             (current.database.clone(), current.meta, current.digest)
         };
         let mut transaction = Transaction::new(&database, digest);
+        let mut answers = apply::RunAnswers::new();
         let responses = entries
             .iter()
-            .map(|entry| apply::apply_entry(&mut transaction, &mut meta, entry))
+            .map(|entry| apply::apply_entry(&mut transaction, &mut meta, &mut answers, entry))
             .collect::<io::Result<_>>()?;
         let finished = transaction.finish();
         {

@@ -156,6 +156,7 @@ fn apply_what_nobody_proposed(state: &Path) {
             })
             .into(),
         ),
+        answered: false,
     };
     store.apply(vec![entry]).unwrap();
     store.flush().unwrap();

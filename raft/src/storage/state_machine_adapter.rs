@@ -78,7 +78,7 @@ impl RaftStateMachine<LogTypes> for StateMachineAdapter {
                     break;
                 };
                 let (entry, responder) = next?;
-                let entry = committed(entry);
+                let entry = committed(entry, responder.is_some());
                 bytes += entry.payload.bytes();
                 batch.push(entry);
                 responders.push(responder);
@@ -156,7 +156,7 @@ impl RaftSnapshotBuilder<LogTypes> for SnapshotBuilder {
     }
 }
 
-fn committed(entry: Entry) -> CommittedEntry {
+fn committed(entry: Entry, answered: bool) -> CommittedEntry {
     let payload = match entry.payload {
         Payload::Blank => CommittedPayload::Blank,
         Payload::Normal(proposal) => CommittedPayload::Proposal(proposal.0),
@@ -165,6 +165,7 @@ fn committed(entry: Entry) -> CommittedEntry {
     CommittedEntry {
         position: entry.log_id.into(),
         payload,
+        answered,
     }
 }
 

@@ -68,6 +68,9 @@ impl Bench {
         let entry = codec::encode(&Entry { stamp, proposals });
         self.apply_payload(CommittedPayload::Proposal(entry.into()))
             .outcomes
+            .into_iter()
+            .map(|outcome| outcome.expect("the answers of a test are small"))
+            .collect()
     }
 
     pub(crate) fn apply_payload(&mut self, payload: CommittedPayload) -> EntryResponse {
@@ -77,6 +80,7 @@ impl Bench {
                 index: self.index,
             },
             payload,
+            answered: true,
         };
         self.index += 1;
         self.log.push(entry.clone());
@@ -301,6 +305,13 @@ pub(crate) fn tick() -> Command {
 pub(crate) fn secret_using(numbers: &[u32]) -> SecretRecord {
     let mut used = NumberRanges::default();
     numbers.iter().for_each(|&number| used.insert(version(number)));
+/// What is seen of a secret whose sealed name has so many bytes.
+pub(crate) fn view_of(name_bytes: usize) -> SecretView {
+    let mut view = secret_using(&[]).view(id(1), Vec::new());
+    view.name.ciphertext = vec![0; name_bytes].into();
+    view
+}
+
     SecretRecord {
         place: None,
         name: sealed(0),

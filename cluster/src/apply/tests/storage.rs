@@ -183,7 +183,11 @@ fn an_undecodable_row_names_its_column_family() {
         term: TERM,
         index: bench.index,
     };
-    let entry = conclave_raft::state_machine::CommittedEntry { position, payload };
+    let entry = conclave_raft::state_machine::CommittedEntry {
+        position,
+        payload,
+        answered: true,
+    };
     assert!(
         bench
             .store
@@ -211,10 +215,6 @@ fn a_torn_tail_of_the_write_ahead_log_is_replayed_from_the_log() {
     assert_eq!(digest.scanned, digest.running);
 }
 
-#[test]
-fn damage_before_the_tail_refuses_to_open() {
-    let (directory, _) = closed();
-    let (path, mut bytes) = write_ahead_log(&directory.path().join("state"));
 #[test]
 fn a_tear_in_an_older_write_ahead_log_leaves_no_hole() {
     // Within a write, and between two: RocksDB alone would replay the next file over the gap.
@@ -272,6 +272,10 @@ fn whole_writes(bytes: &[u8]) -> Vec<usize> {
     begins
 }
 
+#[test]
+fn damage_before_the_tail_refuses_to_open() {
+    let (directory, _) = closed();
+    let (path, mut bytes) = write_ahead_log(&directory.path().join("state"));
     // Within the first write, so that others surely follow.
     bytes[20] ^= 1;
     fs::write(&path, bytes).unwrap();
