@@ -104,7 +104,7 @@ impl AuditEntry {
             version: record.version,
             node_id: record.node.0,
             attempts: record.attempts,
-            plain: if record.action == Action::Prune {
+            plain: if record.sealed.ciphertext.is_empty() {
                 Ok(None)
             } else {
                 PlainRecord::open(keyring, &record.sealed, &record.commitment)

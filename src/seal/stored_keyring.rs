@@ -25,9 +25,8 @@ use conclave_raft::codec;
 use serde::{Deserialize, Serialize};
 use std::io;
 
-/// The namespace of what is no secret of clients. In clear: before a keyring is read there is no key
-/// for tokens. Nothing but the edge itself writes there.
-pub const SYSTEM_NAMESPACE: Token = Token(*b"conclave/system/");
+/// The namespace of what is no secret of clients. Nothing but the edge itself writes there.
+pub const SYSTEM_NAMESPACE: Token = Token::SYSTEM_NAMESPACE;
 
 /// Where the keyring lies.
 pub const KEYRING_PLACE: Place = Place {

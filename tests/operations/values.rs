@@ -8,7 +8,7 @@ use conclave::{
 };
 use conclave_cluster::{
     command::{Command, Expected, Operation, Outcome, Step, Which},
-    model::{Place, Token},
+    model::{Action, AuditStub, Place, Token},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -193,7 +193,12 @@ async fn a_secret_that_was_moved_without_keys_is_not_served_under_another_name()
         let step = Step {
             preconditions: Vec::new(),
             operation,
-            audit: None,
+            audit: Some(AuditStub {
+                action: Action::Move,
+                principal: Token([7; 16]),
+                commitment: [0; 32],
+                sealed: stored_name.clone(),
+            }),
         };
         let command = Command {
             guards: Vec::new(),

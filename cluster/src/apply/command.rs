@@ -7,7 +7,7 @@ use super::{
     machine::{Machine, Stop},
     malformed, precondition, put, recording, reseal, secrets,
     subject::Subject,
-    versions,
+    unrecorded, versions,
 };
 use crate::{
     command::{Command, Done, Operation, Outcome, Refusal, SealedPart, Step},
@@ -77,7 +77,13 @@ pub(super) fn perform(
     }
 }
 
-fn perform_step(machine: &mut Machine<'_, '_>, step: &Step, subject: &mut Subject) -> Result<Done, Stop> {
+fn perform_step(
+    machine: &mut Machine<'_, '_>,
+    command: &Command,
+    step: &Step,
+    subject: &mut Subject,
+) -> Result<Done, Stop> {
+    unrecorded::check(machine, command, step)?;
     precondition::check(machine, &step.preconditions)?;
     match &step.operation {
         Operation::Create {
@@ -161,12 +167,6 @@ fn broken_limit(command: &Command) -> Option<&'static str> {
     }) {
         return Some("too many versions");
     }
-    None
-}
-
-/// Writes the records of one command.
-struct Recorder<'c> {
-    position: u32,
     if all.iter().any(|step| {
         let stub = step.audit.as_ref();
         stub.is_some_and(|stub| stub.sealed.ciphertext.len() > AUDIT_STUB_BYTES_MAX)
@@ -179,9 +179,9 @@ struct Recorder<'c> {
     }) {
         return Some("a name or metadata is too large");
     }
-    node: RaftId,
-    command: &'c Command,
+    None
 }
+
 /// The names and the metadata that an operation writes.
 fn descriptions(operation: &Operation) -> [Option<&Sealed>; 3] {
     match operation {
@@ -207,6 +207,12 @@ fn descriptions(operation: &Operation) -> [Option<&Sealed>; 3] {
     }
 }
 
+/// Writes the records of one command.
+struct Recorder<'c> {
+    position: u32,
+    node: RaftId,
+    command: &'c Command,
+}
 
 impl Recorder<'_> {
     fn steps(&self) -> impl Iterator<Item = &Step> {
@@ -251,7 +257,10 @@ impl Recorder<'_> {
         let Some(step) = self.steps().nth(number) else {
             return Ok(());
         };
-        let Some(stub) = step.audit.as_ref().filter(|_| subject.is_recorded) else {
+        let of_the_core =
+            matches!(step.operation, Operation::SetAuditRetention(_)).then(unrecorded::stub_of_the_core);
+        let stub = unrecorded::stub_of(step).or(of_the_core.as_ref());
+        let Some(stub) = stub.filter(|_| subject.is_recorded) else {
             return Ok(());
         };
         let kind = match &step.operation {

@@ -20,10 +20,11 @@
 //! | `reseal`       | the same plaintext under another key term                         |
 //! | `cluster`      | Raft ids, rules, retention                                        |
 //! | `recording`    | audit records, their chains, and pruning                          |
+//! | `unrecorded`   | what may be done without an audit record                          |
 //! | `machine`      | what all of these read and write                                  |
 
-mod cluster;
 mod answers;
+mod cluster;
 mod command;
 mod disclose;
 mod look;
@@ -36,17 +37,18 @@ mod reseal;
 mod resolve;
 mod secrets;
 mod subject;
+mod unrecorded;
 mod versions;
 mod window;
 
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use answers::COMMAND_ANSWER_BYTES_MAX;
+pub(crate) use answers::RunAnswers;
 pub use cluster::NEWEST_RULES;
 pub use command::{DESCRIPTION_BYTES_MAX, PRECONDITIONS_MAX, STEPS_MAX};
 pub use put::VERSIONS_MAX;
-pub use answers::COMMAND_ANSWER_BYTES_MAX;
-pub(crate) use answers::RunAnswers;
 pub use recording::{AUDIT_LIMIT_BYTES_MIN, leaf_hash};
 pub use versions::CHANGED_VERSIONS_MAX;
 pub use window::{WINDOW_BYTES, WINDOW_MS, WINDOW_OUTCOMES};
@@ -55,9 +57,9 @@ use crate::{
     command::{Entry, EntryResponse, Outcome, Refusal},
     state::{MEMBERSHIP_KEY, META_KEY, Meta, Table, Transaction},
 };
+use answers::EntryAnswers;
 use bytes::Bytes;
 use conclave_raft::{
-use answers::EntryAnswers;
     codec,
     state_machine::{CommittedEntry, CommittedPayload},
 };
@@ -73,9 +75,9 @@ use std::io;
 pub(crate) fn apply_entry(
     rows: &mut Transaction<'_>,
     meta: &mut Meta,
+    answers: &mut RunAnswers,
     entry: &CommittedEntry,
 ) -> io::Result<Bytes> {
-    answers: &mut RunAnswers,
     check_rules(meta)?;
     let position = entry.position;
     if meta
@@ -99,9 +101,9 @@ pub(crate) fn apply_entry(
         }
         CommittedPayload::Proposal(proposal) => {
             let mut machine = Machine::new(rows, meta, position);
+            let mut answers = answers.of_entry(entry.answered);
             let outcomes = match codec::decode::<Entry>(proposal) {
                 Ok(entry) => apply_proposals(&mut machine, &mut answers, &entry)?,
-            let mut answers = answers.of_entry(entry.answered);
                 // The decoder's words may change with its version; the outcome must not.
                 Err(_) => vec![Some(malformed("the entry cannot be decoded"))],
             };
@@ -169,6 +171,10 @@ fn order_of_application(proposals: usize) -> Vec<usize> {
 fn malformed(what: &str) -> Outcome {
     Outcome::Refused {
         step: 0,
-        refusal: Refusal::Malformed(what.to_owned()),
+        refusal: malformed_refusal(what),
     }
+}
+
+fn malformed_refusal(what: &str) -> Refusal {
+    Refusal::Malformed(what.to_owned())
 }

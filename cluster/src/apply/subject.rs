@@ -111,7 +111,11 @@ impl Subject {
     }
 }
 
-fn whereabouts(machine: &Machine<'_, '_>, at: Expected) -> io::Result<(Option<Place>, Option<SecretId>)> {
+/// Where the secret lies, or lay when it was deleted recoverably, and which it is.
+pub(super) fn whereabouts(
+    machine: &Machine<'_, '_>,
+    at: Expected,
+) -> io::Result<(Option<Place>, Option<SecretId>)> {
     match at {
         Expected::At(place) => Ok((Some(place), machine.place(place)?.secret)),
         Expected::Id(secret) => Ok(match machine.secret(secret)? {

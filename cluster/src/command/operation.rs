@@ -20,8 +20,28 @@ pub struct Step {
     pub preconditions: Vec<Precondition>,
     /// What to do.
     pub operation: Operation,
-    /// The record to write, whatever the outcome. `None` only for the cluster's own upkeep.
+    /// The record to write, whatever the outcome. Without one (or with one whose sealed part is
+    /// empty) go only the cluster's own upkeep, re-sealing, and what lies in
+    /// [`crate::model::Token::SYSTEM_NAMESPACE`]; any other step is refused.
     pub audit: Option<AuditStub>,
+}
+
+impl Command {
+    /// Whether it is one of the cluster's own upkeep: a single step, bare of everything else. Only a
+    /// leader proposes such a command, for itself; from another node it is refused.
+    pub(crate) fn is_the_clusters_own(&self) -> bool {
+        let [step] = self.steps.as_slice() else {
+            return false;
+        };
+        let own = matches!(
+            step.operation,
+            Operation::AllocateRaftId
+                | Operation::RaiseRules { .. }
+                | Operation::SetAuditRetention(_)
+                | Operation::Tick
+        );
+        own && self.guards.is_empty() && step.preconditions.is_empty() && step.audit.is_none()
+    }
 }
 
 /// Something that must hold before a step. It may name any record, also one that isn't written.
@@ -133,11 +153,13 @@ pub enum Operation {
         part: SealedPart,
         replacement: Sealed,
     },
-    /// Gives out the next Raft id to a node's data directory.
+    /// Gives out the next Raft id to a node's data directory. Alone in its command.
     AllocateRaftId,
-    /// Raises the version of apply's rules. Proposed by the leader once every member knows it.
+    /// Raises the version of apply's rules. Proposed by the leader once every member knows it. Alone
+    /// in its command.
     RaiseRules { version: u32 },
-    /// Sets how many bytes of audit records are kept, and what happens at that limit.
+    /// Sets how many bytes of audit records are kept, and what happens at that limit. Always
+    /// recorded; without a stub only once, by the leader of a new cluster.
     SetAuditRetention(AuditRetention),
     /// Carries only time: ends the window of outcomes on an idle cluster.
     Tick,

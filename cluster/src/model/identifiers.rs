@@ -44,6 +44,10 @@ identifier_of_16_bytes!(
 impl Token {
     /// Stands where a place has no such part, as the name in a record about a whole store.
     pub const NONE: Self = Self([0; 16]);
+
+    /// The namespace of what is no secret of clients, the keyring above all. In clear: before a
+    /// keyring is read there is no key for tokens. Only there may a step go without an audit record.
+    pub const SYSTEM_NAMESPACE: Self = Self(*b"conclave/system/");
 }
 
 /// Where a secret lies: the index entry (namespace, store, name) that points to its id.

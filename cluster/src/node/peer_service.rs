@@ -10,8 +10,8 @@ use super::{
     peer_message::{ForwardedProposal, PeerAnswer, PeerRequest},
 };
 use crate::{
-    command::{Done, Outcome, Proposal},
-    propose::{Admission, BATCH_COMMANDS, Tried},
+    command::Proposal,
+    propose::{Admission, BATCH_COMMANDS, Tried, is_the_clusters_own},
 };
 use bytes::Bytes;
 use conclave_raft::{
@@ -146,7 +146,7 @@ impl Inner {
                  made_at_index,
                  command,
              }| async move {
-                if command.len() > self.proposer.command_limit_bytes {
+                if command.len() > self.proposer.command_limit_bytes || is_the_clusters_own(&command) {
                     return Tried::NotEntered;
                 }
                 let Some(admission) = Admission::take(&self.forwarded_admission, command.len()) else {

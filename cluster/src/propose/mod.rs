@@ -12,17 +12,20 @@
 //! | `lane`    | the queue in which tickets wait, taken in batches bounded in bytes           |
 //! | `enter`   | on the leader: batches become stamped entries                                |
 //! | `forward` | elsewhere: batches travel to the leader                                      |
+//! | `own`     | what only the leader itself may propose                                     |
 //! | `relief`  | which commands are let through while the disk is below its reserve           |
 
 mod enter;
 mod forward;
 mod lane;
+mod own;
 pub(crate) mod relief;
 mod ticket;
 
 pub(crate) use enter::EntryLane;
 pub(crate) use forward::ForwardLane;
 pub(crate) use lane::Admission;
+pub(crate) use own::is_the_clusters_own;
 pub(crate) use ticket::Tried;
 
 use crate::{

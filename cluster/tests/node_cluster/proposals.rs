@@ -5,7 +5,7 @@ use crate::{
     test_cluster::{TestCluster, soon},
 };
 use conclave_cluster::{
-    command::{Outcome, Refusal},
+    command::{Command, Operation, Outcome, Refusal, Step},
     node::ProposeError,
 };
 use futures::future::join_all;
@@ -33,6 +33,34 @@ async fn every_node_proposes_and_discloses() {
             ..
         }
     ));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_clusters_own_operations_are_refused_from_other_nodes() {
+    let cluster = TestCluster::start(3).await;
+    let own = Command {
+        guards: vec![],
+        steps: vec![Step {
+            preconditions: vec![],
+            operation: Operation::AllocateRaftId,
+            audit: None,
+        }],
+    };
+    loop {
+        let leader = cluster.leader().await;
+        let asker = cluster.node((leader + 1) % 3);
+        let asked = asker
+            .propose(own.clone(), Instant::now() + Duration::from_millis(300))
+            .await;
+        if cluster.leader().await != leader {
+            // The asker may have led meanwhile.
+            continue;
+        }
+        assert!(matches!(asked, Err(ProposeError::NoLeader)), "{asked:?}");
+        // Of what the same node proposes for a client nothing is refused.
+        asker.propose(put(place(1), b"value"), soon()).await.unwrap();
+        return;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

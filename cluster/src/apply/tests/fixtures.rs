@@ -261,6 +261,10 @@ pub(crate) fn stub(action: Action) -> AuditStub {
 }
 
 pub(crate) fn step(operation: Operation) -> Step {
+    let is_own = matches!(
+        operation,
+        Operation::AllocateRaftId | Operation::RaiseRules { .. }
+    );
     let action = match operation {
         Operation::Put(_) => Action::Put,
         Operation::Disclose { .. } => Action::Get,
@@ -271,7 +275,7 @@ pub(crate) fn step(operation: Operation) -> Step {
     Step {
         preconditions: Vec::new(),
         operation,
-        audit: Some(stub(action)),
+        audit: Some(stub(action)).filter(|_| !is_own),
     }
 }
 
@@ -301,10 +305,6 @@ pub(crate) fn tick() -> Command {
     }
 }
 
-/// A secret that used these numbers.
-pub(crate) fn secret_using(numbers: &[u32]) -> SecretRecord {
-    let mut used = NumberRanges::default();
-    numbers.iter().for_each(|&number| used.insert(version(number)));
 /// What is seen of a secret whose sealed name has so many bytes.
 pub(crate) fn view_of(name_bytes: usize) -> SecretView {
     let mut view = secret_using(&[]).view(id(1), Vec::new());
@@ -312,6 +312,10 @@ pub(crate) fn view_of(name_bytes: usize) -> SecretView {
     view
 }
 
+/// A secret that used these numbers.
+pub(crate) fn secret_using(numbers: &[u32]) -> SecretRecord {
+    let mut used = NumberRanges::default();
+    numbers.iter().for_each(|&number| used.insert(version(number)));
     SecretRecord {
         place: None,
         name: sealed(0),

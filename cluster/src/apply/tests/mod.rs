@@ -23,3 +23,4 @@ mod records;
 mod refusals;
 mod secrets;
 mod storage;
+mod unrecorded;

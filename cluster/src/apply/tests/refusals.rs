@@ -7,7 +7,7 @@ use crate::{
         AtAuditLimit, AuditRetention, Command, Done, Entry, Expected, NumberChoice, Operation, Outcome,
         Precondition, Refusal, Stamp, VersionChange, Which,
     },
-    model::{AuditKey, OutcomeKind, ProposalId, SecretSettings, VersionState},
+    model::{Action, AuditKey, OutcomeKind, ProposalId, SecretSettings, VersionState},
 };
 use bytes::Bytes;
 use conclave_raft::{
@@ -444,11 +444,15 @@ fn raft_ids_are_above_every_member() {
     bench.apply_payload(CommittedPayload::Membership(membership));
     assert_eq!(bench.run(Operation::AllocateRaftId), Done::RaftId(8));
     assert_eq!(bench.run(Operation::AllocateRaftId), Done::RaftId(9));
-    // One that a refused command took is given out again: nobody heard of it.
-    bench.command(&steps(vec![
+    // It stands alone, and is nobody's but the cluster's.
+    let beside = bench.command(&steps(vec![
         Operation::AllocateRaftId,
-        disclose(at(1), Which::Active),
+        Operation::Put(put(1, 10)),
     ]));
+    assert!(malformed(&beside));
+    let mut spoken_for = steps(vec![Operation::AllocateRaftId]);
+    spoken_for.steps[0].audit = Some(stub(Action::Operate));
+    assert!(malformed(&bench.command(&spoken_for)));
     assert_eq!(bench.run(Operation::AllocateRaftId), Done::RaftId(10));
     // Members that can't be read change nothing.
     bench.apply_payload(CommittedPayload::Membership(Bytes::from_static(b"?")));
@@ -487,6 +491,12 @@ fn rules_rise_one_by_one() {
         let refusal = bench.refused(Operation::RaiseRules { version });
         assert!(matches!(refusal, Refusal::Malformed(_)));
     }
+    let mut beside = steps(vec![Operation::RaiseRules {
+        version: NEWEST_RULES + 1,
+    }]);
+    beside.guards = vec![step(Operation::Put(put(1, 10)))];
+    let refused = bench.command(&beside);
+    assert!(matches!(refused, Outcome::Refused { step: 1, .. }), "{refused:?}");
     // A node that does not know the rules that are in force stops, and says what to do.
     bench.run(Operation::RaiseRules {
         version: NEWEST_RULES + 1,
