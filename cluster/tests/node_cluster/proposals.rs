@@ -36,6 +36,25 @@ async fn every_node_proposes_and_discloses() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_large_for_one_answer_is_answered_in_turns() {
+    let cluster = TestCluster::start(3).await;
+    let value = vec![7; 512 * 1024];
+    cluster
+        .node(0)
+        .propose(put(place(1), &value), soon())
+        .await
+        .unwrap();
+    // 48 MiB, asked for at once: three times what one entry answers.
+    for number in [cluster.leader().await, cluster.follower().await] {
+        let node = cluster.node(number);
+        let answers = join_all((0..96).map(|_| node.propose(disclose(place(1)), soon()))).await;
+        for answer in answers {
+            assert_eq!(disclosed(answer.unwrap().outcome).value.ciphertext, value);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_clusters_own_operations_are_refused_from_other_nodes() {
     let cluster = TestCluster::start(3).await;
     let own = Command {
