@@ -68,6 +68,7 @@ pub(crate) fn apply_entry(
     rows: &mut Transaction<'_>,
     meta: &mut Meta,
     entry: &CommittedEntry,
+    order: Order,
 ) -> io::Result<Bytes> {
     check_rules(meta)?;
     let position = entry.position;
@@ -93,7 +94,7 @@ pub(crate) fn apply_entry(
         CommittedPayload::Proposal(proposal) => {
             let mut machine = Machine::new(rows, meta, position);
             let outcomes = match codec::decode::<Entry>(proposal) {
-                Ok(entry) => apply_proposals(&mut machine, &entry)?,
+                Ok(entry) => apply_proposals(&mut machine, &entry, order)?,
                 // The decoder's words may change with its version; the outcome must not.
                 Err(_) => vec![malformed("the entry cannot be decoded")],
             };
@@ -107,6 +108,32 @@ pub(crate) fn apply_entry(
     rows.put(Table::Meta, META_KEY, meta);
     rows.end_entry(position.index)?;
     Ok(response)
+}
+
+/// In which order an entry's proposals are applied. There is one; only a test can plant another,
+/// which the digest must catch.
+#[derive(Clone, Copy)]
+pub(crate) enum Order {
+    AsProposed,
+    #[cfg(test)]
+    Random,
+}
+
+impl Order {
+    fn of(self, proposals: usize) -> Vec<usize> {
+        #[cfg_attr(not(test), expect(unused_mut, reason = "only a test plants another order"))]
+        let mut order: Vec<usize> = (0..proposals).collect();
+        match self {
+            Self::AsProposed => {}
+            #[cfg(test)]
+            Self::Random => {
+                use std::hash::{BuildHasher, RandomState};
+                let random = RandomState::new();
+                order.sort_by_cached_key(|position| random.hash_one(position));
+            }
+        }
+        order
+    }
 }
 
 /// Refuses a state whose rules this build does not know: applying others would diverge.
@@ -123,13 +150,13 @@ pub(crate) fn check_rules(meta: &Meta) -> io::Result<()> {
     ))
 }
 
-fn apply_proposals(machine: &mut Machine<'_, '_>, entry: &Entry) -> io::Result<Vec<Outcome>> {
+fn apply_proposals(machine: &mut Machine<'_, '_>, entry: &Entry, order: Order) -> io::Result<Vec<Outcome>> {
     if entry.stamp.term == machine.position.term {
         machine.meta.time_ms = machine.meta.time_ms.max(entry.stamp.time_ms);
     }
     window::expire(machine)?;
     let mut outcomes = vec![None; entry.proposals.len()];
-    for position in order_of_application(entry.proposals.len()) {
+    for position in order.of(entry.proposals.len()) {
         let proposal = &entry.proposals[position];
         let number = u32::try_from(position).expect("an entry's bytes are far below 4 GiB");
         outcomes[position] = Some(window::apply_once(machine, number, proposal)?);
@@ -139,21 +166,6 @@ fn apply_proposals(machine: &mut Machine<'_, '_>, entry: &Entry) -> io::Result<V
         .into_iter()
         .map(|outcome| outcome.expect("every position was applied"))
         .collect())
-}
-
-#[cfg(not(feature = "planted-random-apply-order"))]
-fn order_of_application(proposals: usize) -> std::ops::Range<usize> {
-    0..proposals
-}
-
-/// A planted fault: the digest must catch it.
-#[cfg(feature = "planted-random-apply-order")]
-fn order_of_application(proposals: usize) -> Vec<usize> {
-    use std::hash::{BuildHasher, RandomState};
-    let random = RandomState::new();
-    let mut order: Vec<usize> = (0..proposals).collect();
-    order.sort_by_key(|position| random.hash_one(position));
-    order
 }
 
 fn malformed(what: &str) -> Outcome {
