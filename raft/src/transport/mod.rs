@@ -19,6 +19,7 @@ pub(crate) mod connection;
 pub(crate) mod frame;
 pub(crate) mod greeting;
 pub(crate) mod host;
+pub(crate) mod in_force;
 pub(crate) mod messages;
 pub(crate) mod multiplexed;
 pub(crate) mod raft_network;
