@@ -30,6 +30,9 @@ pub(crate) mod server;
 pub(crate) mod snapshots_sent;
 pub mod tls;
 
+#[cfg(test)]
+mod golden;
+
 use crate::{identity::RaftId, runtime::Runtime};
 use acknowledged::Acknowledgements;
 use greeting::Lane;
