@@ -27,6 +27,9 @@ const TERM: &str = "conclave_term";
 const OUT_OF_SPACE: &str = "conclave_out_of_space";
 const INFO: &str = "conclave_build_info";
 
+/// The outcome of a request that met an outage: no majority, sealed, no space, overload.
+pub(crate) const UNAVAILABLE: &str = "unavailable";
+
 /// Installs the exporter for this process, with buckets for every histogram by its unit.
 pub fn install() -> Result<PrometheusHandle, BuildError> {
     let handle = with_buckets(PrometheusBuilder::new())?.install_recorder()?;
@@ -140,8 +143,13 @@ pub(crate) fn count_refused_connection() {
     counter!(REFUSED_CONNECTIONS).increment(1);
 }
 
-pub(crate) fn count_request(api: &'static str, action: &'static str, status: StatusCode, elapsed: Duration) {
-    counter!(REQUESTS, "api" => api, "action" => action, "outcome" => outcome(status)).increment(1);
+pub(crate) fn count_request(
+    api: &'static str,
+    action: &'static str,
+    outcome: &'static str,
+    elapsed: Duration,
+) {
+    counter!(REQUESTS, "api" => api, "action" => action, "outcome" => outcome).increment(1);
     histogram!(REQUEST_SECONDS, "api" => api, "action" => action).record(elapsed.as_secs_f64());
 }
 
@@ -209,7 +217,8 @@ pub(crate) async fn follow_elections(cluster: conclave_cluster::node::Cluster) {
     }
 }
 
-fn outcome(status: StatusCode) -> &'static str {
+/// How a request with this status is counted, where the status alone says it.
+pub(crate) fn outcome(status: StatusCode) -> &'static str {
     match status.as_u16() {
         200..=299 => "ok",
         304 => "not_modified",
@@ -220,7 +229,7 @@ fn outcome(status: StatusCode) -> &'static str {
         409 | 412 => "refused",
         421 => "unknown_host",
         429 => "rate_limited",
-        503 | 504 | 507 => "unavailable",
+        503 | 504 | 507 => UNAVAILABLE,
         _ => "error",
     }
 }
@@ -228,6 +237,8 @@ fn outcome(status: StatusCode) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString};
+    use std::{collections::BTreeSet, sync::Mutex};
 
     #[test]
     fn histograms_have_buckets() {
@@ -235,7 +246,7 @@ mod tests {
         let handle = recorder.handle();
         metrics::with_local_recorder(&recorder, || {
             describe();
-            count_request("setec", "get", StatusCode::OK, Duration::from_millis(3));
+            count_request("setec", "get", outcome(StatusCode::OK), Duration::from_millis(3));
         });
         let text = handle.render();
         assert!(
@@ -247,5 +258,75 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains("quantile"), "{text}");
+    }
+
+    /// Names, units and helps as they are described.
+    #[derive(Default)]
+    struct Described(Mutex<Vec<(String, Option<Unit>, String)>>);
+
+    impl Described {
+        fn note(&self, name: KeyName, unit: Option<Unit>, help: SharedString) {
+            let described = (name.as_str().to_owned(), unit, help.into_owned());
+            self.0.lock().unwrap().push(described);
+        }
+    }
+
+    impl Recorder for Described {
+        fn describe_counter(&self, name: KeyName, unit: Option<Unit>, help: SharedString) {
+            assert!(name.as_str().ends_with("_total"), "{}", name.as_str());
+            self.note(name, unit, help);
+        }
+
+        fn describe_gauge(&self, name: KeyName, unit: Option<Unit>, help: SharedString) {
+            assert!(!name.as_str().ends_with("_total"), "{}", name.as_str());
+            self.note(name, unit, help);
+        }
+
+        fn describe_histogram(&self, name: KeyName, unit: Option<Unit>, help: SharedString) {
+            assert!(!name.as_str().ends_with("_total"), "{}", name.as_str());
+            self.note(name, unit, help);
+        }
+
+        fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
+            Counter::noop()
+        }
+
+        fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+            Gauge::noop()
+        }
+
+        fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+            Histogram::noop()
+        }
+    }
+
+    /// The exporter writes no units, so that names must show them.
+    #[test]
+    fn every_metric_has_help_and_shows_its_unit_in_its_name() {
+        let described = Described::default();
+        metrics::with_local_recorder(&described, || {
+            conclave_raft::metric_definitions::describe();
+            conclave_cluster::metric_definitions::describe();
+            describe();
+        });
+        let described = described.0.into_inner().unwrap();
+        assert!(described.len() > 40, "{}", described.len());
+        for (name, unit, help) in &described {
+            assert!(
+                name.starts_with("conclave_") && !help.is_empty(),
+                "{name}: {help}"
+            );
+            let shown =
+                ["_seconds", "_bytes"].map(|suffix| name.trim_end_matches("_total").ends_with(suffix));
+            let expected = match unit {
+                Some(Unit::Seconds) => [true, false],
+                Some(Unit::Bytes) => [false, true],
+                Some(Unit::Count) => [false, false],
+                other => panic!("{name} has the unit {other:?}"),
+            };
+            assert_eq!(shown, expected, "{name}: {unit:?}");
+        }
+        let names: BTreeSet<&String> = described.iter().map(|(name, ..)| name).collect();
+        assert_eq!(names.len(), described.len(), "a name is described twice");
     }
 }

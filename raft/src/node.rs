@@ -415,7 +415,8 @@ impl RaftNode {
         self.inner.transport.snapshots_sent.running()
     }
 
-    /// Reads the certificates again, for connections that are made from now on.
+    /// Reads the certificates again. Connections that were opened with the old ones end between two
+    /// frames, and are opened anew.
     ///
     /// # Errors
     /// What cannot be used, by name; the old certificates stay in force.

@@ -78,6 +78,72 @@ async fn certificates_are_reloaded_and_a_bad_file_keeps_the_old() {
     cluster.stop().await;
 }
 
+/// A CA is replaced while the cluster runs: first both are trusted, then new certificates are
+/// taken up, then the old CA is withdrawn. Whoever still proves the old one is cut off, although it
+/// was connected before, until it takes up a new certificate.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_authority_is_taken_up_and_the_old_one_withdrawn() {
+    let cluster = TestCluster::formed(3).await;
+    let leader = cluster.leader().await;
+    let (old, new) = (&cluster.authority, Authority::new());
+    let both = format!("{}{}", old.pem(), new.pem());
+    let files = |name: &str| {
+        let pki = cluster.directory.path().join("pki").join(name);
+        (pki.clone(), pki.join("ca.pem"))
+    };
+    let names: Vec<String> = cluster.nodes.keys().cloned().collect();
+    let reload = |name: &str| cluster.node(name).raft.reload_certificates().unwrap();
+    for name in &names {
+        fs::write(files(name).1, &both).unwrap();
+        reload(name);
+    }
+    let applied = cluster.propose("both are trusted").await;
+    cluster.applied_everywhere(applied.position.index).await;
+
+    let behind = names.iter().find(|name| **name != leader).unwrap();
+    for name in names.iter().filter(|name| *name != behind) {
+        let (pki, authority) = files(name);
+        new.issue(&pki, &[&format!("conclave://test/{name}")]);
+        fs::write(authority, &both).unwrap();
+        reload(name);
+    }
+    let applied = cluster.propose("two have new certificates").await;
+    cluster.applied_everywhere(applied.position.index).await;
+
+    for name in names.iter().filter(|name| *name != behind) {
+        fs::write(files(name).1, new.pem()).unwrap();
+        reload(name);
+    }
+    let rest: Vec<&String> = names.iter().filter(|name| *name != behind).collect();
+    let applied = propose_among(&cluster, &rest).await;
+    for name in rest {
+        cluster.applied(name, applied).await;
+    }
+    let deadline = tokio::time::Instant::now() + A_WHILE;
+    assert!(!cluster.node(behind).raft.wait_applied(applied, deadline).await);
+
+    new.issue(&files(behind).0, &[&format!("conclave://test/{behind}")]);
+    reload(behind);
+    cluster.applied_everywhere(applied).await;
+    cluster.stop().await;
+}
+
+/// Proposes at whichever of these nodes leads; returns the index.
+async fn propose_among(cluster: &TestCluster, names: &[&String]) -> u64 {
+    let deadline = support::soon();
+    for name in names.iter().cycle() {
+        let status = cluster.status(name);
+        if status.role == Role::Leader
+            && let Ok(applied) = cluster.node(name).raft.propose(status.term, "x".into()).await
+        {
+            return applied.position.index;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "none of {names:?} leads");
+        tokio::task::yield_now().await;
+    }
+    unreachable!("a cycle does not end")
+}
+
 /// A certificate that proves no node of this cluster is refused by the other side's handshake.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strangers_are_refused_in_the_handshake() {

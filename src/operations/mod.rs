@@ -23,8 +23,8 @@ pub(crate) use limits::Admission;
 pub use limits::{OperationLimits, Permit};
 pub use operate::Recording;
 
-use crate::{audit::SharedRecords, grants::Principal, index::NameIndex, seal::Sealer};
-use conclave_cluster::node::Cluster;
+use crate::{audit::SharedRecords, index::NameIndex, seal::Sealer};
+use conclave_cluster::{model::Action, node::Cluster};
 use shared::Shared;
 use std::sync::Arc;
 use tokio::{sync::Semaphore, time::Instant};
@@ -76,10 +76,12 @@ impl Operations {
         operations
     }
 
-    /// Admits one request of a principal within its limits, until the permit is dropped: once the
-    /// answer was sent, or nobody wants it any more.
-    pub fn admit(&self, principal: &Principal) -> Result<Permit, OperationError> {
-        self.admission.admit(principal, Instant::now())
+    /// Admits one request of a caller within its limits, until the permit is dropped: once the
+    /// answer was sent, or nobody wants it any more. What is over the limits is counted, and shares a
+    /// record by caller and action.
+    pub fn admit(&self, caller: &Caller, action: Action) -> Result<Permit, OperationError> {
+        let admitted = self.admission.admit(&caller.principal, Instant::now());
+        admitted.inspect_err(|_| self.shared.share_over_rate(caller, action))
     }
 
     /// Writes what is still counted of refusals and looks. To be called once no more requests come.

@@ -24,13 +24,17 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub(super) struct Shared {
     refusals: Arc<Mutex<SharedRecords>>,
+    over_rate: Arc<Mutex<SharedRecords>>,
     looks: Arc<Mutex<SharedRecords>>,
 }
 
 /// What the records say.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Kind {
+    /// For want of a right.
     Refusals,
+    /// Over the caller's limits, before anything else was looked at.
+    OverRate,
     Looks,
 }
 
@@ -39,6 +43,7 @@ impl Shared {
     pub(super) fn new(refusal_records_per_window: u32) -> Self {
         Self {
             refusals: Arc::new(Mutex::new(SharedRecords::new(refusal_records_per_window))),
+            over_rate: Arc::new(Mutex::new(SharedRecords::new(0))),
             looks: Arc::new(Mutex::new(SharedRecords::new(0))),
         }
     }
@@ -60,6 +65,15 @@ impl Shared {
         }
     }
 
+    /// Counts a request over its caller's limits. Beyond the callers that are counted at once it is
+    /// only in the metrics.
+    pub(super) fn share_over_rate(&self, caller: &Caller, action: Action) {
+        let subject = Subject::Other("over the rate");
+        let _ = self
+            .of(Kind::OverRate)
+            .share(caller, action, subject, Instant::now());
+    }
+
     /// Counts a look. Refused beyond the callers that are counted at once.
     pub(super) fn share_look(&self, caller: &Caller, subject: Subject<'_>) -> Result<(), OperationError> {
         if self
@@ -75,6 +89,7 @@ impl Shared {
     fn of(&self, kind: Kind) -> MutexGuard<'_, SharedRecords> {
         let counts = match kind {
             Kind::Refusals => &self.refusals,
+            Kind::OverRate => &self.over_rate,
             Kind::Looks => &self.looks,
         };
         counts.lock().unwrap_or_else(PoisonError::into_inner)
@@ -107,7 +122,7 @@ impl Operations {
         deadline: Instant,
         take: impl Fn(&mut SharedRecords) -> Vec<SharedRecord>,
     ) {
-        for kind in [Kind::Refusals, Kind::Looks] {
+        for kind in [Kind::Refusals, Kind::OverRate, Kind::Looks] {
             let taken = take(&mut self.shared.of(kind));
             for shared in taken {
                 if let Err(error) = self.write_one(kind, &shared, deadline).await {
@@ -134,7 +149,7 @@ impl Operations {
         let step = Step {
             preconditions: Vec::new(),
             operation: match kind {
-                Kind::Refusals => Operation::Refuse(Refusing {
+                Kind::Refusals | Kind::OverRate => Operation::Refuse(Refusing {
                     place: name.map(|name| keyring.place(name)),
                     version: None,
                     attempts: shared.attempts,

@@ -167,6 +167,17 @@ mod tests {
     }
 
     #[test]
+    fn ciphertexts_are_bound_as_they_always_were() {
+        use crate::seal::golden::{SECRET, golden};
+        let binding = Binding {
+            secret: SECRET,
+            ..BINDING
+        };
+        let bound = associated_data(&[1; 16], &binding, &ValueId([0xbb; 16]), 2);
+        assert_eq!(bound, golden("associated_data"));
+    }
+
+    #[test]
     fn equal_plaintexts_have_different_ciphertexts() {
         let key = Key::random();
         let (a, b) = (

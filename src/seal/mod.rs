@@ -17,6 +17,9 @@ mod reseal;
 mod sealer;
 mod stored_keyring;
 
+#[cfg(test)]
+mod golden;
+
 pub use cipher::{Binding, Kind};
 pub use key::Key;
 pub use key_file::{KeyFile, KeyFileError};

@@ -367,6 +367,34 @@ mod tests {
         assert_eq!(stored.open(&other).await.err(), Some(expected));
     }
 
+    /// What an earlier build stored opens, and is written as it always was.
+    #[tokio::test]
+    async fn golden_envelope() {
+        use crate::seal::golden::{SECRET, golden, golden_sealed};
+        use std::{fs, os::unix::fs::PermissionsExt};
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("seal.key");
+        fs::write(&path, golden("seal_key")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        let envelope: Envelope = codec::decode(&golden("envelope")).unwrap();
+        assert_eq!(codec::encode(&envelope), golden("envelope"));
+        let stored = StoredKeyring {
+            occupant: Occupant {
+                secret: SECRET,
+                sealed_revision: 3,
+            },
+            number: Version::FIRST,
+            value: golden_sealed("envelope", 0),
+            digest: ValueDigest {
+                key: 1,
+                mac: golden("keyring_digest").try_into().unwrap(),
+            },
+            envelope,
+        };
+        let keyring = stored.open(&KeyFile::load(&path).unwrap()).await.unwrap();
+        assert_eq!(*keyring.encode(), golden("keyring"));
+    }
+
     #[tokio::test]
     async fn an_old_keyring_cannot_be_put_back() {
         let (key, keyring) = (key_file(), Keyring::generate());

@@ -2,6 +2,7 @@
 //! keep their request's slot, so that answers that nobody takes are bounded.
 
 use super::slots::Slot;
+use crate::metric_definitions as metrics;
 use bytes::Bytes;
 use hyper::{HeaderMap, Response, StatusCode, header, header::HeaderValue};
 use serde::Serialize;
@@ -14,6 +15,7 @@ pub struct Answer {
     headers: HeaderMap,
     body: Zeroizing<Vec<u8>>,
     slot: Option<Slot>,
+    is_outage: bool,
 }
 
 impl Answer {
@@ -42,6 +44,7 @@ impl Answer {
             headers: HeaderMap::new(),
             body: Zeroizing::default(),
             slot: None,
+            is_outage: false,
         }
     }
 
@@ -51,6 +54,24 @@ impl Answer {
         let value = HeaderValue::from_str(&seconds.to_string()).expect("digits are a header value");
         self.headers.insert(header::RETRY_AFTER, value);
         self
+    }
+
+    /// Says that the cluster cannot serve now, and when to try again. It is counted as unavailable,
+    /// whatever its status.
+    pub fn outage(self, retry: Duration) -> Self {
+        Self {
+            is_outage: true,
+            ..self.retry_after(retry)
+        }
+    }
+
+    /// How it is counted.
+    pub fn outcome(&self) -> &'static str {
+        if self.is_outage {
+            metrics::UNAVAILABLE
+        } else {
+            metrics::outcome(self.status)
+        }
     }
 
     /// Its status.
@@ -102,6 +123,7 @@ impl Answer {
             headers: HeaderMap::new(),
             body,
             slot: None,
+            is_outage: false,
         };
         answer
             .headers

@@ -9,7 +9,7 @@ use crate::{
     seal::Sealer,
 };
 use bytes::Buf;
-use conclave_cluster::node::Cluster;
+use conclave_cluster::{model::Action, node::Cluster};
 use http_body_util::{BodyExt, combinators::BoxBody};
 use hyper::{Request, body::Bytes};
 use std::{sync::Arc, time::Duration};
@@ -87,8 +87,8 @@ impl Edge {
 
 impl Call {
     /// Identifies the caller and takes a slot for the call, within the caller's limits. To be done
-    /// before the body is read: a body may never come.
-    pub async fn admit(&mut self, edge: &Edge, api: Dialect) -> Result<Caller, NotAdmitted> {
+    /// before the body is read: a body may never come. `action` is what is asked for.
+    pub async fn admit(&mut self, edge: &Edge, api: Dialect, action: Action) -> Result<Caller, NotAdmitted> {
         let identified = edge.identifier.identify(&self.connection).await;
         let identity = identified.map_err(|reason| {
             crate::metric_definitions::count_unidentified(&reason);
@@ -98,20 +98,19 @@ impl Call {
             );
             NotAdmitted::Unidentified
         })?;
-        let permit = edge
-            .operations
-            .admit(&identity.principal)
-            .map_err(NotAdmitted::Limited)?;
-        let slot = edge.slots.take(!identity.grants.is_empty(), permit);
-        self.slot = Some(slot.ok_or(NotAdmitted::Busy)?);
-        Ok(Caller {
+        let caller = Caller {
             principal: identity.principal,
             device: identity.device,
             grants: identity.grants,
             remote: self.connection.remote,
             api,
             request_id: self.request_id.clone(),
-        })
+        };
+        let permit = edge.operations.admit(&caller, action);
+        let permit = permit.map_err(NotAdmitted::Limited)?;
+        let slot = edge.slots.take(!caller.grants.is_empty(), permit);
+        self.slot = Some(slot.ok_or(NotAdmitted::Busy)?);
+        Ok(caller)
     }
 
     /// Reads the body whole, within the limits of bytes and time.

@@ -78,7 +78,7 @@ impl Handler for Routes {
             )
         });
         let elapsed = began.elapsed();
-        metrics::count_request(api, action, answer.status(), elapsed);
+        metrics::count_request(api, action, answer.outcome(), elapsed);
         tracing::debug!(
             api,
             action,

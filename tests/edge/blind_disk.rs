@@ -1,15 +1,16 @@
 //! Whoever takes a disk learns no value, no name, no caller and no caller's address: after a workload
 //! with marked ones, no mark lies in any data directory, in clear or in base64, hexadecimal or
-//! UTF-16, neither in the files as they lie nor in the records as RocksDB's own readers give them
-//! (where no block's edge runs through a mark).
+//! UTF-16 (an address also as the bytes that codecs make of it), neither in the files as they lie nor
+//! in the records as RocksDB's own readers give them (where no block's edge runs through a mark).
 //!
-//! Whether the search would find a leak is tried in two ways: every mark is planted in every
-//! encoding, as a file and in records of both databases; and a real node runs under an edge that
-//! forgot to seal, so that the marks take the way which a leak in a build would take.
+//! Whether the search would find a leak is tried in three ways: every mark is planted in every
+//! encoding, as a file and in records of both databases; the same nodes go through the same workload
+//! with an edge that leaks what it frees; and a real node runs under an edge that forgot to seal, so
+//! that the marks take the way into records which a leak in a build would take.
 
 use crate::{
     folders, requests,
-    support::{PATIENCE, TestCluster, eventually, lone_node},
+    support::{PATIENCE, TestCluster, eventually, fault_layer::preloadable, lone_node},
 };
 use base64::{
     Engine,
@@ -24,6 +25,7 @@ use serde_json::json;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -52,31 +54,7 @@ const MARKS: [&str; 8] = [
 
 #[tokio::test]
 async fn no_mark_lies_on_any_disk() {
-    let mut cluster = TestCluster::builder()
-        .nodes(3)
-        .production()
-        // So that snapshots are taken and the log is purged.
-        .setting("cluster.snapshot_log_bytes", "262144")
-        .setting("cluster.snapshot_keep_log_bytes", "262144")
-        .grant(
-            ACTOR,
-            &["get", "info", "put", "create-version", "activate", "delete"],
-            &["qzx-marked-name/*"],
-        )
-        .start()
-        .await;
-    // One misses most of it, and gets it by another way.
-    cluster.kill(2).await;
-    workload(&cluster).await;
-    cluster.restart(2).await;
-    eventually("a snapshot was taken", PATIENCE, async || {
-        match cluster.status(0).await.and_then(|status| status.snapshot_index) {
-            Some(_) => Ok(()),
-            None => Err("none".to_owned()),
-        }
-    })
-    .await;
-    cluster.wait_until_equal().await;
+    let mut cluster = after_the_workload(None).await;
 
     // Neither logs nor metrics name secrets or values, and metrics no persons.
     let said = Search::for_marks(&[NAME, REFUSED_NAME, MISSING_NAME, VALUE, DESTROYED_VALUE]);
@@ -92,16 +70,14 @@ async fn no_mark_lies_on_any_disk() {
         );
     }
 
-    // One dies as it is, the others end in order.
-    cluster.kill(0).await;
-    cluster.stop(1).await;
-    cluster.stop(2).await;
     let scratch = tempfile::tempdir().expect("a temporary folder");
     let search = Search::for_marks(&MARKS);
-    for node in 0..cluster.len() {
-        let copied = scratch.path().join(format!("copy-{node}"));
-        folders::copy(&cluster.node(node).data_dir, &copied);
-        let found = search.through(&copied);
+    for (node, copied) in copies_of_disks(&mut cluster, scratch.path())
+        .await
+        .iter()
+        .enumerate()
+    {
+        let found = search.through(copied);
         assert_eq!(found.marks, BTreeMap::new(), "node {node} leaks");
         assert!(
             found.files > 8 && found.bytes > 512 << 10,
@@ -111,7 +87,7 @@ async fn no_mark_lies_on_any_disk() {
         );
         // It did read the records: what must lie there in clear, nodes' own addresses, is seen.
         let own = format!("127.0.0.1:{}", cluster.node(node).ports.cluster);
-        let control = Search::for_marks(&[&own]).through(&copied);
+        let control = Search::for_marks(&[&own]).through(copied);
         let shown: Vec<&String> = control.marks.keys().collect();
         for database in ["log", "state"] {
             let seen = |place: &&&String| place.starts_with("record of") && place.contains(database);
@@ -146,6 +122,24 @@ async fn no_mark_lies_on_any_disk() {
             .filter(|what| !in_records.contains(what))
             .collect();
         assert!(missed.is_empty(), "{}: {missed:?}", database.display());
+    }
+}
+
+/// The same workload and the same search find every node's leak.
+#[tokio::test]
+async fn an_edge_that_leaks_what_it_frees_is_found() {
+    let mut cluster = after_the_workload(Some(preloadable("leak"))).await;
+    let scratch = tempfile::tempdir().expect("a temporary folder");
+    let search = Search::for_marks(&MARKS);
+    let copies = copies_of_disks(&mut cluster, scratch.path()).await;
+    // Callers asked these two.
+    for copied in &copies[..2] {
+        let marks = search.through(copied).marks;
+        let leaked = marks.get(&format!("file {LEAK}"));
+        let leaked = leaked.unwrap_or_else(|| panic!("only {marks:#?}"));
+        for mark in [NAME, "qzx-marked-actor://app", ADDRESS] {
+            assert!(leaked.contains(&format!("{mark} in clear")), "{mark}: {leaked:?}");
+        }
     }
 }
 
@@ -232,6 +226,61 @@ async fn an_edge_that_forgets_to_seal_is_found() {
             "{database}: {found:#?}"
         );
     }
+}
+
+/// A file of a data directory that only a leaking edge makes.
+const LEAK: &str = "leaked";
+
+/// Three nodes that went through everything, under an edge that leaks if a library makes it so.
+async fn after_the_workload(leaking: Option<PathBuf>) -> TestCluster {
+    let mut cluster = TestCluster::builder()
+        .nodes(3)
+        .production()
+        // So that snapshots are taken and the log is purged.
+        .setting("cluster.snapshot_log_bytes", "262144")
+        .setting("cluster.snapshot_keep_log_bytes", "262144")
+        .grant(
+            ACTOR,
+            &["get", "info", "put", "create-version", "activate", "delete"],
+            &["qzx-marked-name/*"],
+        )
+        .start_only(&[])
+        .launch();
+    for node in 0..cluster.len() {
+        if let Some(library) = &leaking {
+            let leak = cluster.node(node).data_dir.join(LEAK);
+            cluster.set_environment(node, "LD_PRELOAD", library);
+            cluster.set_environment(node, "CONCLAVE_TEST_LEAK", leak);
+        }
+        cluster.spawn(node);
+    }
+    cluster.wait_until_serving().await;
+    // One misses most of it, and gets it by another way.
+    cluster.kill(2).await;
+    workload(&cluster).await;
+    cluster.restart(2).await;
+    eventually("a snapshot was taken", PATIENCE, async || {
+        match cluster.status(0).await.and_then(|status| status.snapshot_index) {
+            Some(_) => Ok(()),
+            None => Err("none".to_owned()),
+        }
+    })
+    .await;
+    cluster.wait_until_equal().await;
+    cluster
+}
+
+/// Copies of all data directories. One node dies as it is, the others end in order.
+async fn copies_of_disks(cluster: &mut TestCluster, scratch: &Path) -> Vec<PathBuf> {
+    cluster.kill(0).await;
+    cluster.stop(1).await;
+    cluster.stop(2).await;
+    let copy = |node: usize| {
+        let copied = scratch.join(format!("copy-{node}"));
+        folders::copy(&cluster.node(node).data_dir, &copied);
+        copied
+    };
+    (0..cluster.len()).map(copy).collect()
 }
 
 /// Everything that a caller can do with a marked secret, also without success.
@@ -413,6 +462,19 @@ fn encodings_of(mark: &str) -> Vec<Needle> {
         "in UTF-16BE",
         mark.encode_utf16().flat_map(u16::to_be_bytes).collect(),
     );
+    if let Ok(address) = mark.parse::<Ipv4Addr>() {
+        // Four bytes alone occur by chance: each codec puts something of its own before them.
+        let bytes = address.octets();
+        let number = u32::from_be_bytes(bytes).to_le_bytes();
+        for (how, before, bytes) in [
+            ("as serde writes an address", vec![0], bytes),
+            ("with its length", vec![4], bytes),
+            ("as bincode writes a number", vec![0xfc], number),
+            ("mapped to IPv6", vec![0xff, 0xff], bytes),
+        ] {
+            add(how, [before, bytes.to_vec()].concat());
+        }
+    }
     let hex: String = mark.bytes().map(|byte| format!("{byte:02x}")).collect();
     add("in hex", hex.clone().into_bytes());
     add("in upper-case hex", hex.to_uppercase().into_bytes());

@@ -12,5 +12,6 @@ mod identity_certificate;
 mod identity_tailscale;
 mod limits;
 mod membership;
+mod reload;
 mod requests;
 mod seal;

@@ -8,7 +8,11 @@ use std::time::{Duration, Instant};
 /// How often the leader is killed. Each time shows its own write gap.
 const LEADERS_KILLED: usize = 3;
 
-/// The promise is a second on a quiet machine; this allows for a busy one.
+/// The promise: writes flow again within a second. A machine that is busy with something else may
+/// miss it, but not every time.
+const PROMISED_GAP: Duration = Duration::from_secs(1);
+
+/// What no try may exceed.
 const LONGEST_GAP: Duration = Duration::from_secs(3);
 
 #[tokio::test]
@@ -52,11 +56,13 @@ async fn nothing_acknowledged_is_lost_when_nodes_are_killed() {
         "{acknowledged} puts were acknowledged, {} failed",
         ledger.failed.len()
     );
-    for (before, after) in killed {
-        let gap = ledger.longest_gap(before, after);
-        eprintln!("write gap when the leader is killed: {} ms", gap.as_millis());
-        assert!(gap < LONGEST_GAP, "no write for {gap:?}");
-    }
+    let gaps: Vec<Duration> = killed
+        .into_iter()
+        .map(|(before, after)| ledger.longest_gap(before, after))
+        .collect();
+    eprintln!("write gaps when the leader is killed: {gaps:?}");
+    assert!(gaps.iter().all(|gap| *gap < LONGEST_GAP), "{gaps:?}");
+    assert!(gaps.iter().any(|gap| *gap < PROMISED_GAP), "{gaps:?}");
     let (before, after) = follower_killed;
     let gap = ledger.longest_gap(before, after);
     eprintln!("write gap when a follower is killed: {} ms", gap.as_millis());

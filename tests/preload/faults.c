@@ -1,17 +1,25 @@
 // A library preloaded into a real node by the fault tests. It needs no hook in the product:
 //
-//  * it notes how much of each file was synced, so that a test can cut the power: kill the node,
-//    then truncate every file to what a disk would surely still hold (RocksDB's files only grow);
+//  * it notes how much of each file was synced, and which names a directory held when it was synced,
+//    and keeps files whose names are removed; so that a test can cut the power: kill the node, then
+//    make every directory and file what a disk would surely still hold (RocksDB's files only grow);
 //  * it moves the wall clock, and only that one, by an offset that a test may change at any time.
 //
-// CONCLAVE_TEST_SYNC_LOG      file to which each successful sync appends {device, inode, birth, bytes}
+// CONCLAVE_TEST_SYNC_LOG      file to which each successful sync appends a line:
+//                               F device inode birth bytes
+//                               D device inode birth /name/device/inode/birth/name/...
+// CONCLAVE_TEST_REMOVED       folder, on the same file system, that keeps each regular file whose
+//                             name was removed or replaced, as device-inode-birth
+// CONCLAVE_TEST_NO_DIRECTORY_SYNC  set: syncs of directories are not noted, as if never made
 // CONCLAVE_TEST_CLOCK_OFFSET  file holding the wall clock's offset in milliseconds, as text
 //
-// Build: cc -shared -fPIC -O1 -o faults.so faults.c -ldl
+// Build: cc -shared -fPIC -O1 -o faults.so faults.c
 #define _GNU_SOURCE
-#include <dlfcn.h>
+#include <dirent.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -22,50 +30,124 @@
 #include <unistd.h>
 
 // Inodes are used again, births are not: together they name one file.
-struct synced {
+struct identity {
   uint64_t device;
   uint64_t inode;
   uint64_t birth_ns;
-  uint64_t bytes;
 };
+
+static int look(int directory, const char *path, struct statx *found, struct identity *identity) {
+  unsigned wanted = STATX_TYPE | STATX_INO | STATX_SIZE | STATX_BTIME;
+  if (statx(directory, path, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW, wanted, found) != 0) return -1;
+  identity->device = makedev(found->stx_dev_major, found->stx_dev_minor);
+  identity->inode = found->stx_ino;
+  identity->birth_ns = (uint64_t)found->stx_btime.tv_sec * 1000000000u + found->stx_btime.tv_nsec;
+  return 0;
+}
+
+static int opened_once(int *descriptor, const char *variable, int flags) {
+  if (*descriptor == -2) {
+    const char *path = getenv(variable);
+    *descriptor = path ? open(path, flags | O_CLOEXEC, 0600) : -1;
+  }
+  return *descriptor;
+}
 
 static int sync_log(void) {
   static int descriptor = -2;
-  if (descriptor == -2) {
-    const char *path = getenv("CONCLAVE_TEST_SYNC_LOG");
-    descriptor = path ? open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600) : -1;
-  }
-  return descriptor;
+  return opened_once(&descriptor, "CONCLAVE_TEST_SYNC_LOG", O_WRONLY | O_APPEND | O_CREAT);
 }
 
-// The size is taken before the sync: only what was written by then is surely covered by it.
+static int removed(void) {
+  static int descriptor = -2;
+  return opened_once(&descriptor, "CONCLAVE_TEST_REMOVED", O_RDONLY | O_DIRECTORY);
+}
+
+// The names in a directory, each with what it stands for. The caller frees the text.
+static char *names_in(int descriptor) {
+  char *text = NULL;
+  size_t length = 0;
+  FILE *out = open_memstream(&text, &length);
+  int again = openat(descriptor, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  DIR *directory = again >= 0 ? fdopendir(again) : NULL;
+  if (!out || !directory) abort();
+  for (struct dirent *entry; (entry = readdir(directory));) {
+    if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, "..")) continue;
+    struct statx found;
+    struct identity identity;
+    // A name that goes away meanwhile is not surely covered.
+    if (look(descriptor, entry->d_name, &found, &identity) != 0) continue;
+    fprintf(out, "/%s/%" PRIu64 "/%" PRIu64 "/%" PRIu64, entry->d_name, identity.device, identity.inode,
+            identity.birth_ns);
+  }
+  closedir(directory);
+  fclose(out);
+  return text;
+}
+
+// Size and names are taken before the sync: only what was there by then is surely covered by it.
 static int noted_sync(int descriptor, long call) {
   struct statx before;
-  unsigned wanted = STATX_TYPE | STATX_INO | STATX_SIZE | STATX_BTIME;
-  int known = statx(descriptor, "", AT_EMPTY_PATH, wanted, &before) == 0 && S_ISREG(before.stx_mode);
-  int result = (int)syscall(call, descriptor);
-  if (result == 0 && known && sync_log() >= 0) {
-    struct synced record = {
-        makedev(before.stx_dev_major, before.stx_dev_minor),
-        before.stx_ino,
-        (uint64_t)before.stx_btime.tv_sec * 1000000000u + before.stx_btime.tv_nsec,
-        before.stx_size,
-    };
-    if (write(sync_log(), &record, sizeof record) != (ssize_t)sizeof record) abort();
+  struct identity identity;
+  char *line = NULL;
+  if (sync_log() >= 0 && look(descriptor, "", &before, &identity) == 0) {
+    int length = 0;
+    if (S_ISREG(before.stx_mode)) {
+      length = asprintf(&line, "F %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 "\n", identity.device,
+                        identity.inode, identity.birth_ns, (uint64_t)before.stx_size);
+    } else if (S_ISDIR(before.stx_mode) && !getenv("CONCLAVE_TEST_NO_DIRECTORY_SYNC")) {
+      char *names = names_in(descriptor);
+      length = asprintf(&line, "D %" PRIu64 " %" PRIu64 " %" PRIu64 " %s\n", identity.device,
+                        identity.inode, identity.birth_ns, names);
+      free(names);
+    }
+    if (length < 0) abort();
   }
+  int result = (int)syscall(call, descriptor);
+  if (result == 0 && line) {
+    size_t length = strlen(line);
+    if (write(sync_log(), line, length) != (ssize_t)length) abort();
+  }
+  free(line);
   return result;
 }
 
 int fsync(int descriptor) { return noted_sync(descriptor, SYS_fsync); }
 int fdatasync(int descriptor) { return noted_sync(descriptor, SYS_fdatasync); }
 
+// Until the directory is synced, a power cut may bring a removed name back.
+static void keep(int directory, const char *path) {
+  struct statx found;
+  struct identity identity;
+  if (removed() < 0 || look(directory, path, &found, &identity) != 0 || !S_ISREG(found.stx_mode)) return;
+  char name[72];
+  snprintf(name, sizeof name, "%" PRIu64 "-%" PRIu64 "-%" PRIu64, identity.device, identity.inode,
+           identity.birth_ns);
+  // It may be kept already: a file can have several names.
+  syscall(SYS_linkat, directory, path, removed(), name, 0);
+}
+
+int unlinkat(int directory, const char *path, int flags) {
+  if (!(flags & AT_REMOVEDIR)) keep(directory, path);
+  return (int)syscall(SYS_unlinkat, directory, path, flags);
+}
+
+int unlink(const char *path) { return unlinkat(AT_FDCWD, path, 0); }
+
+int renameat2(int from_directory, const char *from, int to_directory, const char *to, unsigned flags) {
+  keep(to_directory, to);
+  return (int)syscall(SYS_renameat2, from_directory, from, to_directory, to, flags);
+}
+
+int renameat(int from_directory, const char *from, int to_directory, const char *to) {
+  return renameat2(from_directory, from, to_directory, to, 0);
+}
+
+int rename(const char *from, const char *to) { return renameat2(AT_FDCWD, from, AT_FDCWD, to, 0); }
+
 static int64_t clock_offset_ms(void) {
   static int descriptor = -2;
-  if (descriptor == -2) {
-    const char *path = getenv("CONCLAVE_TEST_CLOCK_OFFSET");
-    descriptor = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
-  }
-  if (descriptor < 0) return 0;
+  if (opened_once(&descriptor, "CONCLAVE_TEST_CLOCK_OFFSET", O_RDONLY) < 0) return 0;
   char text[32];
   ssize_t length = pread(descriptor, text, sizeof text - 1, 0);
   if (length <= 0) return 0;

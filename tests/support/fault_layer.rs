@@ -2,11 +2,11 @@
 //! `docs/decisions/fault-layer.md`): compiled once a test program, preloaded into each node.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     ffi::OsString,
     fs::{self, OpenOptions},
     io,
-    os::linux::fs::MetadataExt,
+    os::{linux::fs::MetadataExt, unix::fs::DirBuilderExt},
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
@@ -18,14 +18,19 @@ use std::{
 #[derive(Clone, Debug)]
 pub struct FaultLayer {
     synced: PathBuf,
+    removed: PathBuf,
     clock_offset: PathBuf,
 }
 
-/// A file that lost something when the power was cut.
+/// What a disk lost when the power was cut. Paths are relative to the data directory.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Lost {
-    pub file: PathBuf,
-    pub bytes: u64,
+pub enum Lost {
+    /// The end of a file.
+    Bytes { file: PathBuf, bytes: u64 },
+    /// A name that was given, or moved there, since its directory was synced.
+    Name(PathBuf),
+    /// The removal, or replacement, of a name since its directory was synced: it is back.
+    Removal(PathBuf),
 }
 
 impl FaultLayer {
@@ -33,17 +38,20 @@ impl FaultLayer {
     pub fn new(folder: &Path) -> Self {
         let layer = Self {
             synced: folder.join("synced.records"),
+            removed: folder.join("removed"),
             clock_offset: folder.join("clock-offset"),
         };
+        fs::create_dir_all(&layer.removed).expect("a folder for removed files");
         layer.set_clock_offset_ms(0);
         layer
     }
 
-    /// The variables that a node must be started with.
-    pub fn environment(&self) -> [(OsString, OsString); 3] {
+    /// The variables that a node, or any program, must be started with.
+    pub fn environment(&self) -> [(OsString, OsString); 4] {
         [
             ("LD_PRELOAD".into(), library().into()),
             ("CONCLAVE_TEST_SYNC_LOG".into(), self.synced.clone().into()),
+            ("CONCLAVE_TEST_REMOVED".into(), self.removed.clone().into()),
             (
                 "CONCLAVE_TEST_CLOCK_OFFSET".into(),
                 self.clock_offset.clone().into(),
@@ -62,51 +70,180 @@ impl FaultLayer {
             .expect("the clock's offset is written");
     }
 
-    /// Takes from every file in a directory what was not synced. The node must have been killed.
+    /// Makes a data directory what the disk would surely hold after a power cut: each directory
+    /// with the names that it had when it was last synced, each file as far as it was synced. The
+    /// data directory itself is taken as durable. The node must have been killed.
     pub fn lose_what_was_not_synced(&self, data_dir: &Path) -> Vec<Lost> {
-        let synced = self.synced_bytes();
-        assert!(
-            !synced.is_empty(),
-            "the library was not preloaded: nothing was ever synced"
-        );
-        let mut lost = Vec::new();
-        for file in files_below(data_dir).expect("the data directory can be read") {
-            let metadata = fs::metadata(&file).expect("the file is there");
-            let kept = synced.get(&identity(&metadata)).copied().unwrap_or(0);
-            if kept < metadata.len() {
-                let opened = OpenOptions::new().write(true).open(&file);
-                opened
-                    .and_then(|opened| opened.set_len(kept))
-                    .expect("the file can be cut");
-                lost.push(Lost {
-                    file,
-                    bytes: metadata.len() - kept,
-                });
-            }
+        let synced = Synced::read(&self.synced);
+        let before = tree(data_dir);
+        // Beside the data directory; what is not kept goes with it.
+        let aside = self.removed.with_extension("aside");
+        fs::create_dir(&aside).expect("a folder");
+        for entry in fs::read_dir(data_dir).expect("the data directory can be read") {
+            let entry = entry.expect("an entry");
+            fs::rename(entry.path(), aside.join(entry.file_name())).expect("it can be moved");
         }
-        lost
+        let mut contents = HashMap::new();
+        for file in [&aside, &self.removed]
+            .into_iter()
+            .flat_map(|folder| files_below(folder).expect("a folder"))
+        {
+            contents.insert(identity(&file), file);
+        }
+        synced.restore(identity(data_dir), data_dir, &contents);
+        fs::remove_dir_all(&aside).expect("it can be removed");
+        fs::remove_dir_all(&self.removed).expect("it can be removed");
+        fs::create_dir(&self.removed).expect("a folder");
+        self.note_as_synced(data_dir);
+        losses(&before, &tree(data_dir))
     }
 
-    /// The most that was ever covered by a sync of each file.
-    fn synced_bytes(&self) -> HashMap<FileIdentity, u64> {
-        let mut synced = HashMap::new();
-        let records = fs::read(&self.synced).unwrap_or_default();
-        for record in records.chunks_exact(32) {
-            let number = |position: usize| {
-                let bytes = record[position * 8..][..8].try_into().expect("8 bytes");
-                u64::from_ne_bytes(bytes)
+    /// What is there after a power cut is durable.
+    fn note_as_synced(&self, data_dir: &Path) {
+        let mut lines = String::new();
+        for (path, entry) in tree(data_dir) {
+            let (device, inode, birth) = entry.identity;
+            let line = match entry.bytes {
+                Some(bytes) => format!("F {device} {inode} {birth} {bytes}\n"),
+                None => format!("D {device} {inode} {birth} {}\n", names_in(&data_dir.join(path))),
             };
-            let most = synced.entry((number(0), number(1), number(2))).or_default();
-            *most = number(3).max(*most);
+            lines += &line;
         }
+        fs::write(&self.synced, lines).expect("the records are written");
+    }
+}
+
+/// What the library noted.
+#[derive(Default)]
+struct Synced {
+    /// The most that was ever covered by a sync of each file, in bytes.
+    files: HashMap<FileIdentity, u64>,
+    /// The names in each directory when it was last synced.
+    directories: HashMap<FileIdentity, Vec<(String, FileIdentity)>>,
+}
+
+impl Synced {
+    fn read(records: &Path) -> Self {
+        let mut synced = Self::default();
+        let records = fs::read_to_string(records).unwrap_or_default();
+        // A node that is killed may leave a line without its end; nobody has seen that sync succeed.
+        let whole = records.rfind('\n').map_or("", |end| &records[..end]);
+        for line in whole.lines() {
+            let mut words = line.splitn(5, ' ');
+            let kind = words.next();
+            let mut number = || words.next().and_then(|word| word.parse().ok()).expect("a number");
+            let identity = (number(), number(), number());
+            let rest = words.next().expect("a record has five words");
+            if kind == Some("F") {
+                let bytes: u64 = rest.parse().expect("a number");
+                let most = synced.files.entry(identity).or_default();
+                *most = bytes.max(*most);
+            } else {
+                let parts: Vec<&str> = rest.split('/').skip(1).collect();
+                let number = |part: &str| part.parse().expect("a number");
+                let names = parts.chunks_exact(4).map(|part| {
+                    let identity = (number(part[1]), number(part[2]), number(part[3]));
+                    (part[0].to_owned(), identity)
+                });
+                synced.directories.insert(identity, names.collect());
+            }
+        }
+        assert!(
+            !synced.files.is_empty(),
+            "the library was not preloaded: nothing was ever synced"
+        );
         synced
     }
+
+    /// Gives a directory the names that it had when it was last synced.
+    fn restore(&self, directory: FileIdentity, at: &Path, contents: &HashMap<FileIdentity, PathBuf>) {
+        for (name, identity) in self.directories.get(&directory).into_iter().flatten() {
+            let path = at.join(name);
+            match contents.get(identity) {
+                Some(content) => {
+                    fs::hard_link(content, &path).expect("the file gets its name");
+                    let kept = self.files.get(identity).copied().unwrap_or(0);
+                    let file = OpenOptions::new().write(true).open(&path).expect("a file");
+                    if kept < file.metadata().expect("its size").len() {
+                        file.set_len(kept).expect("the file can be cut");
+                    }
+                }
+                None => {
+                    assert!(!self.files.contains_key(identity), "{} is gone", path.display());
+                    let mut options = fs::DirBuilder::new();
+                    options.mode(0o700).create(&path).expect("a directory");
+                    self.restore(*identity, &path, contents);
+                }
+            }
+        }
+    }
+}
+
+/// What lies below a directory, itself included, by relative path.
+fn tree(directory: &Path) -> BTreeMap<PathBuf, Entry> {
+    fn walk(root: &Path, path: &Path, found: &mut BTreeMap<PathBuf, Entry>) {
+        let metadata = fs::metadata(path).expect("it is there");
+        let entry = Entry {
+            identity: identity(path),
+            bytes: metadata.is_file().then(|| metadata.len()),
+        };
+        let relative = path.strip_prefix(root).expect("it lies below").to_owned();
+        found.insert(relative, entry);
+        if metadata.is_dir() {
+            for entry in fs::read_dir(path).expect("a directory") {
+                walk(root, &entry.expect("an entry").path(), found);
+            }
+        }
+    }
+    let mut found = BTreeMap::new();
+    walk(directory, directory, &mut found);
+    found
+}
+
+struct Entry {
+    identity: FileIdentity,
+    /// `None` for a directory.
+    bytes: Option<u64>,
+}
+
+/// As the library writes them.
+fn names_in(directory: &Path) -> String {
+    let names = fs::read_dir(directory).expect("a directory").map(|entry| {
+        let entry = entry.expect("an entry");
+        let (device, inode, birth) = identity(&entry.path());
+        let name = entry.file_name().into_string().expect("a plain name");
+        format!("/{name}/{device}/{inode}/{birth}")
+    });
+    names.collect()
+}
+
+fn losses(before: &BTreeMap<PathBuf, Entry>, after: &BTreeMap<PathBuf, Entry>) -> Vec<Lost> {
+    let mut lost = Vec::new();
+    for (path, was) in before {
+        match (was.bytes, after.get(path)) {
+            (Some(had), Some(now)) if now.identity == was.identity => {
+                let bytes = had - now.bytes.unwrap_or(0);
+                if bytes > 0 {
+                    let file = path.clone();
+                    lost.push(Lost::Bytes { file, bytes });
+                }
+            }
+            // Directories are made anew.
+            (None, Some(now)) if now.bytes.is_none() => {}
+            (_, Some(_)) => lost.push(Lost::Removal(path.clone())),
+            (_, None) => lost.push(Lost::Name(path.clone())),
+        }
+    }
+    let back = after.keys().filter(|path| !before.contains_key(*path));
+    lost.extend(back.cloned().map(Lost::Removal));
+    lost
 }
 
 /// Device, inode and birth in nanoseconds.
 type FileIdentity = (u64, u64, u64);
 
-fn identity(metadata: &fs::Metadata) -> FileIdentity {
+fn identity(path: &Path) -> FileIdentity {
+    let metadata = fs::metadata(path).expect("it is there");
     let born = metadata.created().ok();
     let born = born.and_then(|born| born.duration_since(UNIX_EPOCH).ok());
     let birth_ns = born.map_or(0, |born| u64::try_from(born.as_nanos()).unwrap_or(0));
@@ -140,20 +277,22 @@ pub fn copy_directory(from: &Path, to: &Path) {
 
 fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
-    LIBRARY.get_or_init(|| {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/preload/faults.c");
-        let library = folder.join("faults.so");
-        let made = folder.join(format!("faults.so.{}", std::process::id()));
-        let compiled = Command::new("cc")
-            .args(["-shared", "-fPIC", "-O1", "-o"])
-            .args([&made, &source])
-            .arg("-ldl")
-            .status()
-            .expect("a C compiler is there: RocksDB was built with it");
-        assert!(compiled.success(), "{} does not compile", source.display());
-        // Other test programs may be doing the same.
-        fs::rename(&made, &library).expect("the library is put in its place");
-        library
-    })
+    LIBRARY.get_or_init(|| preloadable("faults"))
+}
+
+/// Compiles a library of `tests/preload`, to be preloaded into a node by `LD_PRELOAD`.
+pub fn preloadable(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/preload/{name}.c"));
+    let library = folder.join(format!("{name}.so"));
+    let made = folder.join(format!("{name}.so.{}", std::process::id()));
+    let compiled = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1", "-o"])
+        .args([&made, &source])
+        .status()
+        .expect("a C compiler is there: RocksDB was built with it");
+    assert!(compiled.success(), "{} does not compile", source.display());
+    // Other test programs may be doing the same.
+    fs::rename(&made, &library).expect("the library is put in its place");
+    library
 }

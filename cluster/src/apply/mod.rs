@@ -77,6 +77,7 @@ pub(crate) fn apply_entry(
     meta: &mut Meta,
     answers: &mut RunAnswers,
     entry: &CommittedEntry,
+    order: Order,
 ) -> io::Result<Bytes> {
     check_rules(meta)?;
     let position = entry.position;
@@ -103,7 +104,7 @@ pub(crate) fn apply_entry(
             let mut machine = Machine::new(rows, meta, position);
             let mut answers = answers.of_entry(entry.answered);
             let outcomes = match codec::decode::<Entry>(proposal) {
-                Ok(entry) => apply_proposals(&mut machine, &mut answers, &entry)?,
+                Ok(entry) => apply_proposals(&mut machine, &mut answers, &entry, order)?,
                 // The decoder's words may change with its version; the outcome must not.
                 Err(_) => vec![Some(malformed("the entry cannot be decoded"))],
             };
@@ -118,6 +119,32 @@ pub(crate) fn apply_entry(
     rows.put(Table::Meta, META_KEY, meta);
     rows.end_entry(position.index)?;
     Ok(response)
+}
+
+/// In which order an entry's proposals are applied. There is one; only a test can plant another,
+/// which the digest must catch.
+#[derive(Clone, Copy)]
+pub(crate) enum Order {
+    AsProposed,
+    #[cfg(test)]
+    Random,
+}
+
+impl Order {
+    fn of(self, proposals: usize) -> Vec<usize> {
+        #[cfg_attr(not(test), expect(unused_mut, reason = "only a test plants another order"))]
+        let mut order: Vec<usize> = (0..proposals).collect();
+        match self {
+            Self::AsProposed => {}
+            #[cfg(test)]
+            Self::Random => {
+                use std::hash::{BuildHasher, RandomState};
+                let random = RandomState::new();
+                order.sort_by_cached_key(|position| random.hash_one(position));
+            }
+        }
+        order
+    }
 }
 
 /// Refuses a state whose rules this build does not know: applying others would diverge.
@@ -138,34 +165,20 @@ fn apply_proposals(
     machine: &mut Machine<'_, '_>,
     answers: &mut EntryAnswers<'_>,
     entry: &Entry,
+    order: Order,
 ) -> io::Result<Vec<Option<Outcome>>> {
     if entry.stamp.term == machine.position.term {
         machine.meta.time_ms = machine.meta.time_ms.max(entry.stamp.time_ms);
     }
     window::expire(machine)?;
     let mut outcomes = vec![None; entry.proposals.len()];
-    for position in order_of_application(entry.proposals.len()) {
+    for position in order.of(entry.proposals.len()) {
         let proposal = &entry.proposals[position];
         let number = u32::try_from(position).expect("an entry's bytes are far below 4 GiB");
         outcomes[position] = answers.admit(window::apply_once(machine, number, proposal)?);
     }
     recording::prune(machine)?;
     Ok(outcomes)
-}
-
-#[cfg(not(feature = "planted-random-apply-order"))]
-fn order_of_application(proposals: usize) -> std::ops::Range<usize> {
-    0..proposals
-}
-
-/// A planted fault: the digest must catch it.
-#[cfg(feature = "planted-random-apply-order")]
-fn order_of_application(proposals: usize) -> Vec<usize> {
-    use std::hash::{BuildHasher, RandomState};
-    let random = RandomState::new();
-    let mut order: Vec<usize> = (0..proposals).collect();
-    order.sort_by_key(|position| random.hash_one(position));
-    order
 }
 
 fn malformed(what: &str) -> Outcome {

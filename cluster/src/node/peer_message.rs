@@ -82,28 +82,120 @@ pub(crate) enum MemberOperation {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        command::{Done, Outcome},
+        node::Answer,
+    };
     use conclave_raft::codec;
     use proptest::prelude::*;
+    use serde::de::DeserializeOwned;
+    use std::fmt::Debug;
+
+    /// Every kind, byte for byte, in the order of their numbers: one that is missing here fails.
+    fn golden<T: Serialize + DeserializeOwned + PartialEq + Debug>(kinds: &[(T, &[u8])]) {
+        for (number, (message, rest)) in kinds.iter().enumerate() {
+            let bytes = [&[codec::FORMAT_BINCODE_2, number as u8], *rest].concat();
+            assert_eq!(codec::encode(message), bytes, "{message:?}");
+            assert_eq!(&codec::decode::<T>(&bytes).unwrap(), message);
+        }
+        let beyond = [codec::FORMAT_BINCODE_2, kinds.len() as u8];
+        let refused = codec::decode::<T>(&beyond).unwrap_err().to_string();
+        let expected = format!("variant index 0 <= i < {}", kinds.len());
+        assert!(refused.contains(&expected), "not every kind is here: {refused}");
+    }
 
     #[test]
-    fn golden_messages() {
-        let propose = PeerRequest::Propose(vec![ForwardedProposal {
+    fn golden_requests() {
+        let proposal = ForwardedProposal {
             id: ProposalId([9; 16]),
             made_at_index: 5,
             command: Bytes::from_static(&[1, 2]),
-        }]);
-        let mut golden = vec![1, 0, 1];
-        golden.extend([9; 16]);
-        golden.extend([5, 2, 1, 2]);
-        assert_eq!(codec::encode(&propose), golden);
-        assert_eq!(codec::decode::<PeerRequest>(&golden).unwrap(), propose);
-        assert_eq!(codec::encode(&PeerRequest::ReadIndex), [1, 1]);
-        assert_eq!(codec::encode(&PeerRequest::Clock), [1, 2]);
-        assert_eq!(codec::encode(&PeerAnswer::Unready), [1, 0]);
-        assert_eq!(
-            codec::encode(&PeerAnswer::ReadIndex { index: 7, time_ms: 8 }),
-            [1, 2, 7, 8]
-        );
+        };
+        let proposed = [[1].as_slice(), &[9; 16], &[5, 2, 1, 2]].concat();
+        golden(&[
+            (PeerRequest::Propose(vec![proposal]), proposed.as_slice()),
+            (PeerRequest::ReadIndex, &[]),
+            (PeerRequest::Clock, &[]),
+            (PeerRequest::Digests { above_index: 300 }, &[251, 44, 1]),
+            (PeerRequest::Verify { timeout_ms: 7 }, &[7]),
+            (
+                PeerRequest::Operate {
+                    operation: MemberOperation::Promote { raft_id: RaftId(4) },
+                    timeout_ms: 7,
+                },
+                &[1, 4, 7],
+            ),
+            (
+                PeerRequest::Admit {
+                    name: "n4".into(),
+                    address: "a:1".into(),
+                },
+                &[2, b'n', b'4', 3, b'a', b':', b'1'],
+            ),
+        ]);
+        golden(&[
+            (MemberOperation::Add { name: "n4".into() }, &[2, b'n', b'4']),
+            (MemberOperation::Promote { raft_id: RaftId(4) }, &[4]),
+            (MemberOperation::Remove { raft_id: RaftId(4) }, &[4]),
+            (
+                MemberOperation::Replace {
+                    predecessor: RaftId(4),
+                },
+                &[4],
+            ),
+            (MemberOperation::Transfer { to: Some(RaftId(4)) }, &[1, 4]),
+        ]);
+    }
+
+    #[test]
+    fn golden_answers() {
+        let applied = Answer {
+            index: 300,
+            position: 1,
+            time_ms: 2,
+            outcome: Outcome::Done(vec![Done::Recorded]),
+        };
+        let done = codec::encode(&applied.outcome).split_off(1);
+        let applied_bytes = [[251, 44, 1, 1, 2].as_slice(), &done].concat();
+        golden(&[
+            (Tried::Applied(applied), applied_bytes.as_slice()),
+            (Tried::NotEntered, &[]),
+            (Tried::NoSpace, &[]),
+            (Tried::Overloaded, &[]),
+            (Tried::Unknown, &[]),
+        ]);
+        let scanned = ScannedDigest {
+            index: 7,
+            scanned: [1; 32],
+            running: [2; 32],
+        };
+        let verified = [[0, 7].as_slice(), &[1; 32], &[2; 32]].concat();
+        let digests = [[1, 7].as_slice(), &[3; 32]].concat();
+        golden(&[
+            (PeerAnswer::Unready, [].as_slice()),
+            (PeerAnswer::Proposed(vec![Tried::NoSpace]), &[1, 2]),
+            (PeerAnswer::ReadIndex { index: 7, time_ms: 8 }, &[7, 8]),
+            (
+                PeerAnswer::Clock {
+                    wall_ms: 300,
+                    rules_known: 1,
+                    member: true,
+                },
+                &[251, 44, 1, 1, 1],
+            ),
+            (PeerAnswer::Digests(vec![(7, [3; 32])]), &digests),
+            (PeerAnswer::Verified(Ok(scanned)), &verified),
+            (
+                PeerAnswer::Operated(Err(OperateError::Refused("no".into()))),
+                &[1, 1, 2, b'n', b'o'],
+            ),
+            (PeerAnswer::Admitted(Ok(RaftId(4))), &[0, 4]),
+        ]);
+        golden(&[
+            (OperateError::NoLeader, [].as_slice()),
+            (OperateError::Refused("no".into()), &[2, b'n', b'o']),
+            (OperateError::Unfinished("no".into()), &[2, b'n', b'o']),
+        ]);
     }
 
     proptest! {

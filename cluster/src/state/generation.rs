@@ -6,6 +6,7 @@
 //! start removes the other. The checkpoint itself stays as it is: it is a snapshot that others may
 //! ask for.
 
+use conclave_raft::storage::durable_directory::make_durable;
 use std::{
     fs::{self, File},
     io::{self, Write},
@@ -18,7 +19,7 @@ const PREFIX: &str = "generation-";
 
 /// The generation in use: one that is there, or the first of an empty directory.
 pub fn current(root: &Path) -> io::Result<PathBuf> {
-    fs::create_dir_all(root)?;
+    make_durable(root)?;
     let pointer = root.join(POINTER);
     match fs::read_to_string(&pointer) {
         Ok(name) => {

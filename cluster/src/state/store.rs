@@ -79,6 +79,34 @@ impl Store {
         self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Applies a run of entries in one write.
+    pub(crate) fn apply_in(&self, entries: &[CommittedEntry], order: apply::Order) -> io::Result<Vec<Bytes>> {
+        let _writing = self.begin_writing();
+        let (database, mut meta, digest) = {
+            let current = self.read();
+            (current.database.clone(), current.meta, current.digest)
+        };
+        let mut transaction = Transaction::new(&database, digest);
+        let mut answers = apply::RunAnswers::new();
+        let responses = entries
+            .iter()
+            .map(|entry| apply::apply_entry(&mut transaction, &mut meta, &mut answers, entry, order))
+            .collect::<io::Result<_>>()?;
+        let finished = transaction.finish();
+        {
+            // Views are taken under the same lock, so that none sees rows and figures that differ.
+            let mut current = self.write();
+            database.write(finished.batch)?;
+            current.meta = meta;
+            current.digest = finished.digest;
+        }
+        for (index, secret) in finished.changed {
+            // Nobody may be listening.
+            let _ = self.changes.send(Change::Secret { secret, index });
+        }
+        Ok(responses)
+    }
+
     /// Changes a stored pair behind the digest's back, as damage would.
     #[cfg(test)]
     pub(crate) fn overwrite_for_test(&self, table: super::Table, key: &[u8], value: &[u8]) {
@@ -111,30 +139,7 @@ impl StateMachine for Store {
     }
 
     fn apply(&self, entries: Vec<CommittedEntry>) -> io::Result<Vec<Bytes>> {
-        let _writing = self.begin_writing();
-        let (database, mut meta, digest) = {
-            let current = self.read();
-            (current.database.clone(), current.meta, current.digest)
-        };
-        let mut transaction = Transaction::new(&database, digest);
-        let mut answers = apply::RunAnswers::new();
-        let responses = entries
-            .iter()
-            .map(|entry| apply::apply_entry(&mut transaction, &mut meta, &mut answers, entry))
-            .collect::<io::Result<_>>()?;
-        let finished = transaction.finish();
-        {
-            // Views are taken under the same lock, so that none sees rows and figures that differ.
-            let mut current = self.write();
-            database.write(finished.batch)?;
-            current.meta = meta;
-            current.digest = finished.digest;
-        }
-        for (index, secret) in finished.changed {
-            // Nobody may be listening.
-            let _ = self.changes.send(Change::Secret { secret, index });
-        }
-        Ok(responses)
+        self.apply_in(&entries, apply::Order::AsProposed)
     }
 
     fn flush(&self) -> io::Result<Option<LogPosition>> {

@@ -80,6 +80,8 @@ pub fn set_aside_if_reverted(data_dir: &Path) -> io::Result<Option<PathBuf>> {
         if path.exists() {
             fs::rename(&path, aside.join(name))?;
         }
+        // Where it came to lie first: a power cut must not take both names.
+        File::open(&aside)?.sync_all()?;
         File::open(data_dir)?.sync_all()?;
     }
     Ok(Some(aside))

@@ -4,6 +4,7 @@
 //! (see [`super::write_ahead_log`]); what is damaged later is named when it is read.
 
 use super::{
+    durable_directory,
     engine::{Batch, Change, Durability, LogEngine, Visit},
     write_ahead_log,
 };
@@ -35,6 +36,7 @@ impl RocksEngine {
     /// write-ahead log, naming the file.
     pub fn open(directory: &Path) -> io::Result<Self> {
         write_ahead_log::cut_torn_tail(directory)?;
+        durable_directory::make_durable(directory)?;
         let database = DB::open(&options(), directory).map_err(|error| named(directory, error))?;
         Ok(Self {
             database,

@@ -6,7 +6,7 @@
 //! Invariant: what `current` names is complete and synced. A snapshot is only a copy of the state,
 //! so a damaged one is reported with its file's name and thrown away; a new one is taken.
 
-use super::record;
+use super::{durable_directory::make_durable, record};
 use crate::{
     state_machine::{Checkpoint, LogPosition},
     types::{SnapshotMeta, stored_membership},
@@ -89,7 +89,7 @@ impl SnapshotStore {
     /// # Errors
     /// The directory cannot be read or written.
     pub fn open(directory: &Path) -> io::Result<Self> {
-        fs::create_dir_all(directory)?;
+        make_durable(directory)?;
         let current = match read_current(directory) {
             Ok(current) => current,
             Err(error) => {

@@ -8,6 +8,7 @@ use super::{
     Target, Transport,
     connection::{Connection, Writer, dial},
     greeting::Lane,
+    in_force::InForce,
     messages::{Append, AppendAnswer, AppendFrame, AppendOutcome, unreachable},
 };
 use crate::{metric_definitions as metric, runtime::Runtime, state_machine::LogPosition, types::LogTypes};
@@ -21,10 +22,7 @@ use openraft::{
     raft::{AppendEntriesRequest, StreamAppendResult},
 };
 use std::{collections::VecDeque, io, sync::Arc, time::Duration};
-use tokio::{
-    sync::mpsc,
-    time::{Instant, timeout},
-};
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 
 /// Requests that wait for an answer on one connection.
@@ -33,8 +31,6 @@ const WINDOW_REQUESTS: usize = 64;
 const WINDOW_BYTES: usize = 16 * 1024 * 1024;
 /// Without any answer for so long, while some are due, the connection is given up.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
-/// For writing one frame.
-const WRITE_DEADLINE: Duration = Duration::from_secs(10);
 
 type Outcome = Result<StreamAppendResult<LogTypes>, RPCError<LogTypes>>;
 
@@ -49,7 +45,14 @@ struct Connected {
     writer: Writer,
     answers: mpsc::Receiver<AppendAnswer>,
     session: u64,
+    in_force: Arc<InForce>,
     _reading: AbortOnDropHandle<()>,
+}
+
+impl Connected {
+    fn is_usable(&self) -> bool {
+        !self.in_force.is_withdrawn() && !self.answers.is_closed()
+    }
 }
 
 /// A request that waits for its answer.
@@ -82,8 +85,8 @@ impl Appender {
             return Ok(stream::empty().boxed());
         };
         let mut connected = match self.connected.take() {
-            Some(connected) => connected,
-            None => self.connect().await?,
+            Some(connected) if connected.is_usable() => connected,
+            _ => self.connect().await?,
         };
         connected.session += 1;
         let session = Session {
@@ -103,13 +106,18 @@ impl Appender {
 
     async fn connect(&self) -> Result<Connected, RPCError<LogTypes>> {
         let Connection {
-            mut reader, writer, ..
+            mut reader,
+            writer,
+            in_force,
+            ..
         } = dial(&self.transport, &self.target, Lane::Append)
             .await
             .map_err(unreachable)?;
+        let in_force = Arc::new(in_force);
+        let still_in_force = Arc::clone(&in_force);
         let (answered, answers) = mpsc::channel(WINDOW_REQUESTS * 2);
         let reading = Runtime::spawn(async move {
-            while let Ok((answer, _)) = reader.read::<AppendAnswer>().await {
+            while let Ok((answer, _)) = reader.read_while::<AppendAnswer>(&still_in_force).await {
                 if answered.send(answer).await.is_err() {
                     break;
                 }
@@ -119,6 +127,7 @@ impl Appender {
             writer,
             answers,
             session: 0,
+            in_force,
             _reading: AbortOnDropHandle::new(reading),
         })
     }
@@ -189,6 +198,9 @@ where
         let (mut append, body) = Append::of(request);
         append.draining = self.appender.transport.host.drains();
         let mut connected = self.connected.take().ok_or(io::ErrorKind::NotConnected)?;
+        if connected.in_force.is_withdrawn() {
+            return Err(connected.in_force.withdrawn().await);
+        }
         let sent = Sent {
             bytes: body.iter().map(bytes::Bytes::len).sum(),
             term: append.vote.term,
@@ -198,11 +210,8 @@ where
             session: connected.session,
             append,
         };
-        timeout(WRITE_DEADLINE, async {
-            connected.writer.write(&frame, &body).await?;
-            connected.writer.flush().await
-        })
-        .await??;
+        connected.writer.write(&frame, &body).await?;
+        connected.writer.flush().await?;
         self.connected = Some(connected);
         if self.sent.is_empty() {
             self.due = Instant::now() + ANSWER_DEADLINE;

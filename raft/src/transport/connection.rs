@@ -4,6 +4,7 @@ use super::{
     Target, Transport,
     frame::{FrameReader, FrameWriter},
     greeting::{Greeting, Lane, Rejection, Verdict},
+    in_force::InForce,
     reports::Subject,
     tls::unnamed_server,
 };
@@ -28,6 +29,8 @@ pub(crate) struct Connection {
     pub peer: Peer,
     pub reader: Reader,
     pub writer: Writer,
+    /// How long it may be used.
+    pub in_force: InForce,
 }
 
 pub(crate) type Reader = FrameReader<ReadHalf<TlsStream<TcpStream>>>;
@@ -74,8 +77,10 @@ async fn dial_and_greet(
     let configured = transport.host.configured_address(&target.name);
     let tcp = TcpStream::connect(configured.unwrap_or(&target.address)).await?;
     tune(&tcp)?;
-    let tls = transport.tls.connector().connect(unnamed_server(), tcp).await?;
-    let certified = transport.tls.peer_name(tls.get_ref().1.peer_certificates())?;
+    let certificates = transport.tls.current();
+    let tls = certificates.connector().connect(unnamed_server(), tcp).await?;
+    let proof = tls.get_ref().1.peer_certificates();
+    let (certified, in_force) = (transport.tls.peer_name(proof)?, certificates.in_force(proof)?);
     if certified != target.name {
         return Err(ConnectFault::OtherNode {
             certified,
@@ -89,7 +94,15 @@ async fn dial_and_greet(
     writer.write(&mine, &[]).await?;
     let checked = theirs.check(&mine, &certified, &known, &*transport.host);
     let peer = conclude(transport, &mut reader, &mut writer, &theirs, checked).await?;
-    Ok(Connection { peer, reader, writer })
+    if in_force.is_withdrawn() {
+        return Err(in_force.withdrawn().await.into());
+    }
+    Ok(Connection {
+        peer,
+        reader,
+        writer,
+        in_force,
+    })
 }
 
 /// Accepts a node's connection.
@@ -99,8 +112,10 @@ pub(crate) async fn accept(
 ) -> Result<(Lane, Connection), ConnectFault> {
     timeout(CONNECT_DEADLINE, async {
         tune(&tcp)?;
-        let tls = transport.tls.acceptor().accept(tcp).await?;
-        let certified = transport.tls.peer_name(tls.get_ref().1.peer_certificates())?;
+        let certificates = transport.tls.current();
+        let tls = certificates.acceptor().accept(tcp).await?;
+        let proof = tls.get_ref().1.peer_certificates();
+        let (certified, in_force) = (transport.tls.peer_name(proof)?, certificates.in_force(proof)?);
         let (reader, writer) = tokio::io::split(TlsStream::from(tls));
         let (mut reader, mut writer) = (FrameReader::new(reader), FrameWriter::new(writer));
         let known = transport.acknowledged.snapshot();
@@ -115,7 +130,13 @@ pub(crate) async fn accept(
         let checked = checked.map(|(peer, _)| peer);
         let peer = conclude(transport, &mut reader, &mut writer, &theirs, checked).await?;
         let lane = lane.expect("a peer without a lane was refused just before");
-        Ok((lane, Connection { peer, reader, writer }))
+        let connection = Connection {
+            peer,
+            reader,
+            writer,
+            in_force,
+        };
+        Ok((lane, connection))
     })
     .await
     .map_err(|_| ConnectFault::TimedOut)?

@@ -477,15 +477,6 @@ mod tests {
     }
 
     #[test]
-    fn golden_append() {
-        let (append, _) = Append::of(request());
-        let golden = [
-            1, 2, 1, 1, 1, 1, 4, 1, 1, 3, 3, 2, 5, 0, 2, 6, 1, 3, 2, 7, 1, 0, 0,
-        ];
-        assert_eq!(codec::encode(&append), golden);
-    }
-
-    #[test]
     fn bodies_that_do_not_fit_are_refused() {
         let (append, body) = Append::of(request());
         assert!(append.clone().into_request(joined(&body).slice(1..)).is_err());

@@ -19,6 +19,7 @@ pub(crate) mod connection;
 pub(crate) mod frame;
 pub(crate) mod greeting;
 pub(crate) mod host;
+pub(crate) mod in_force;
 pub(crate) mod messages;
 pub(crate) mod multiplexed;
 pub(crate) mod raft_network;
@@ -28,6 +29,9 @@ pub(crate) mod sending_snapshot;
 pub(crate) mod server;
 pub(crate) mod snapshots_sent;
 pub mod tls;
+
+#[cfg(test)]
+mod golden;
 
 use crate::{identity::RaftId, runtime::Runtime};
 use acknowledged::Acknowledgements;

@@ -22,13 +22,11 @@ use std::{
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout_at},
 };
 
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// For writing one frame into a connection whose peer does not read.
-const WRITE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A handle to ask one node. Cheap to clone; the last one closes the connection.
 #[derive(Clone)]
@@ -181,6 +179,7 @@ async fn converse(connection: Connection, first: Asked, questions: &mut mpsc::Re
     let Connection {
         mut reader,
         mut writer,
+        in_force,
         ..
     } = connection;
     let waiting = Mutex::new(BTreeMap::<u64, Waiting>::new());
@@ -207,11 +206,11 @@ async fn converse(connection: Connection, first: Asked, questions: &mut mpsc::Re
                     id: next_id,
                     question: asked.question,
                 };
-                timeout(WRITE_DEADLINE, writer.write(&request, &[asked.body])).await??;
+                writer.write(&request, &[asked.body]).await?;
             }
             next = questions.try_recv().ok();
             if next.is_none() {
-                timeout(WRITE_DEADLINE, writer.flush()).await??;
+                writer.flush().await?;
             }
         }
     };
@@ -227,6 +226,7 @@ async fn converse(connection: Connection, first: Asked, questions: &mut mpsc::Re
     let ended: io::Result<()> = tokio::select! {
         ended = write => ended,
         ended = read => ended,
+        withdrawn = in_force.withdrawn() => Err(withdrawn),
     };
     let reason = ended.map_or_else(
         |error| format!("the connection broke: {error}"),

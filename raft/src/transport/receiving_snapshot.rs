@@ -180,7 +180,8 @@ async fn verify_and_install(transport: &Transport, received: Received) -> Result
 }
 
 async fn next(connection: &mut Connection) -> io::Result<(SnapshotFrame, Bytes)> {
-    timeout(CHUNK_DEADLINE, connection.reader.read()).await?
+    let next = connection.reader.read_while(&connection.in_force);
+    timeout(CHUNK_DEADLINE, next).await?
 }
 
 async fn proceed(connection: &mut Connection) -> io::Result<()> {

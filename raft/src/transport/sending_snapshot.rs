@@ -163,7 +163,9 @@ impl Conversation {
         loop {
             match timeout(
                 self.step_deadline,
-                self.connection.reader.read::<SnapshotAnswer>(),
+                self.connection
+                    .reader
+                    .read_while::<SnapshotAnswer>(&self.connection.in_force),
             )
             .await??
             .0

@@ -20,7 +20,7 @@ use crate::{
 use bytes::Bytes;
 use futures::{StreamExt, stream::BoxStream};
 use openraft::raft::{AppendEntriesRequest, StreamAppendResult, TransferLeaderRequest};
-use std::{io, sync::Arc, time::Duration};
+use std::{future::Future, io, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
@@ -33,8 +33,8 @@ const CONNECTIONS: usize = 256;
 const REQUESTS: usize = 1024;
 /// Bytes of appends of one connection between being read and being durable.
 const APPEND_BYTES: usize = 32 * 1024 * 1024;
-/// For writing one frame to a peer that does not read.
-const WRITE_DEADLINE: Duration = Duration::from_secs(10);
+/// For what was read to find room among what is at work.
+const ROOM_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Accepts connections until the transport stops.
 pub(crate) async fn serve(transport: Arc<Transport>, listener: TcpListener) {
@@ -86,16 +86,14 @@ async fn serve_questions(transport: &Arc<Transport>, connection: Connection) -> 
         peer,
         mut reader,
         writer,
+        in_force,
     } = connection;
     let requests = Arc::new(Semaphore::new(REQUESTS));
     let (answered, answers) = mpsc::channel(REQUESTS);
     let read = async {
         loop {
-            let (request, body) = reader.read::<Request>().await?;
-            let permit = Arc::clone(&requests)
-                .acquire_owned()
-                .await
-                .map_err(io::Error::other)?;
+            let (request, body) = reader.read_while::<Request>(&in_force).await?;
+            let permit = room(Arc::clone(&requests).acquire_owned()).await?;
             let (serving, peer, answered) = (Arc::clone(transport), peer.clone(), answered.clone());
             transport.spawn(async move {
                 let (reply, body) = reply(&serving, peer, request.question, body).await;
@@ -121,10 +119,10 @@ async fn write_answers(
     while let Some(first) = answers.recv().await {
         let mut next = Some(first);
         while let Some((answer, body, _permit)) = next {
-            timeout(WRITE_DEADLINE, writer.write(&answer, &[body])).await??;
+            writer.write(&answer, &[body]).await?;
             next = answers.try_recv().ok();
         }
-        timeout(WRITE_DEADLINE, writer.flush()).await??;
+        writer.flush().await?;
     }
     Ok(())
 }
@@ -236,6 +234,7 @@ async fn serve_appends(transport: &Arc<Transport>, connection: Connection) -> io
         peer,
         mut reader,
         writer,
+        in_force,
     } = connection;
     let Some(peer) = peer.raft_id else {
         return Err(io::Error::other("a node without a Raft id sends no entries"));
@@ -245,7 +244,7 @@ async fn serve_appends(transport: &Arc<Transport>, connection: Connection) -> io
     let read = async {
         let mut present = None::<AppendSession>;
         loop {
-            let (AppendFrame { session, append }, body) = reader.read::<AppendFrame>().await?;
+            let (AppendFrame { session, append }, body) = reader.read_while::<AppendFrame>(&in_force).await?;
             if append.vote.node != peer.0 {
                 return Err(io::Error::other("an append in another's name"));
             }
@@ -272,10 +271,19 @@ async fn serve_appends(transport: &Arc<Transport>, connection: Connection) -> io
 }
 
 async fn send(outgoing: &mpsc::Sender<Outgoing>, message: Outgoing) -> io::Result<()> {
-    outgoing
-        .send(message)
-        .await
-        .map_err(|_| io::ErrorKind::BrokenPipe.into())
+    room(outgoing.send(message)).await
+}
+
+/// Waits for room, within the deadline.
+async fn room<T, E>(waiting: impl Future<Output = Result<T, E>>) -> io::Result<T> {
+    match timeout(ROOM_DEADLINE, waiting).await {
+        Ok(Ok(room)) => Ok(room),
+        Ok(Err(_)) => Err(io::ErrorKind::BrokenPipe.into()),
+        Err(_) => Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("no room for a request within {} s", ROOM_DEADLINE.as_secs()),
+        )),
+    }
 }
 
 /// The requests of one session on their way to Raft.
@@ -326,11 +334,13 @@ impl AppendSession {
             self.input = None;
             return Ok(Some(Refusal::NoSpace));
         }
-        let permit = Arc::clone(window)
-            .acquire_many_owned(bytes)
-            .await
-            .map_err(io::Error::other)?;
-        if input.sizes.send(permit).is_err() || input.requests.send(request).await.is_err() {
+        let permit = room(Arc::clone(window).acquire_many_owned(bytes)).await?;
+        let handed_on = input.sizes.send(permit).is_ok()
+            && match room(input.requests.send(request)).await {
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(error),
+                handed_on => handed_on.is_ok(),
+            };
+        if !handed_on {
             self.input = None;
         }
         Ok(None)
@@ -363,9 +373,6 @@ async fn write_outcomes(mut writer: Writer, mut outgoing: mpsc::Receiver<Outgoin
 }
 
 async fn write_outcome(writer: &mut Writer, answer: AppendAnswer) -> io::Result<()> {
-    timeout(WRITE_DEADLINE, async {
-        writer.write(&answer, &[]).await?;
-        writer.flush().await
-    })
-    .await?
+    writer.write(&answer, &[]).await?;
+    writer.flush().await
 }

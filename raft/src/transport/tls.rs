@@ -5,6 +5,7 @@
 //! in the handshake, by both sides. Nothing is resumed, so that every connection proves its
 //! certificate anew under the CA that is configured now.
 
+use super::in_force::InForce;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error as TlsError, OtherError,
     RootCertStore, ServerConfig, SignatureScheme,
@@ -27,8 +28,10 @@ use rustls_pki_types::{
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
+    time::{Duration, SystemTime},
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_util::sync::CancellationToken;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 /// The scheme of the URI that names a node in its certificate.
@@ -102,24 +105,23 @@ impl NodeTls {
         Ok(Self { files, own, current })
     }
 
-    /// Reads the files again, for connections made from now on.
+    /// Reads the files again. Connections that were opened with the old ones end.
     ///
     /// # Errors
     /// What cannot be used leaves the old certificates in force.
     pub fn reload(&self) -> Result<(), CertificateFault> {
         let loaded = Configurations::load(&self.files, &self.own)?;
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = loaded;
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *current, loaded).replaced.cancel();
         Ok(())
     }
 
-    /// Accepts connections of nodes.
-    pub fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(self.current().server)
-    }
-
-    /// Connects to nodes. The caller compares the name that the certificate proves.
-    pub fn connector(&self) -> TlsConnector {
-        TlsConnector::from(self.current().client)
+    /// What new connections use.
+    pub(crate) fn current(&self) -> Configurations {
+        self.current
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// The name that a verified certificate proves.
@@ -129,13 +131,6 @@ impl NodeTls {
     pub fn peer_name(&self, chain: Option<&[CertificateDer<'_>]>) -> Result<String, NameFault> {
         let end_entity = chain.and_then(|chain| chain.first()).ok_or(NameFault::Missing)?;
         Ok(certified_name_in(end_entity, &self.own.cluster)?.node)
-    }
-
-    fn current(&self) -> Configurations {
-        self.current
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
     }
 }
 
@@ -178,6 +173,13 @@ pub fn certified_name(certificate: &CertificateDer<'_>) -> Result<CertifiedName,
     }
 }
 
+/// The last moment of a certificate's time.
+fn end_of_time(certificate: &CertificateDer<'_>) -> Result<SystemTime, NameFault> {
+    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| NameFault::Malformed)?;
+    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
+    Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
+}
+
 fn certified_name_in(certificate: &CertificateDer<'_>, cluster: &str) -> Result<CertifiedName, NameFault> {
     let name = certified_name(certificate)?;
     if name.cluster == cluster {
@@ -187,13 +189,40 @@ fn certified_name_in(certificate: &CertificateDer<'_>, cluster: &str) -> Result<
     }
 }
 
+/// One state of the files.
 #[derive(Clone)]
-struct Configurations {
+pub(crate) struct Configurations {
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
+    /// When this node's own certificate ends.
+    expires: SystemTime,
+    /// Cancelled once another state is in use.
+    replaced: CancellationToken,
 }
 
 impl Configurations {
+    /// Accepts connections of nodes.
+    pub fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(Arc::clone(&self.server))
+    }
+
+    /// Connects to nodes. The caller compares the name that the certificate proves.
+    pub fn connector(&self) -> TlsConnector {
+        TlsConnector::from(Arc::clone(&self.client))
+    }
+
+    /// How long a connection opened with this may be used.
+    ///
+    /// # Errors
+    /// [`NameFault::Malformed`] for a peer's certificate that cannot be parsed.
+    pub fn in_force(&self, chain: Option<&[CertificateDer<'_>]>) -> Result<InForce, NameFault> {
+        let end_entity = chain.and_then(|chain| chain.first()).ok_or(NameFault::Missing)?;
+        Ok(InForce::begin(
+            &self.replaced,
+            self.expires.min(end_of_time(end_entity)?),
+        ))
+    }
+
     fn load(files: &TlsFiles, own: &CertifiedName) -> Result<Self, CertificateFault> {
         let chain = certificates(&files.certificate)?;
         let key = PrivateKeyDer::from_pem_file(&files.private_key)
@@ -228,6 +257,7 @@ impl Configurations {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let nodes = Arc::new(NodeVerifier::new(roots, &provider, cluster.to_owned())?);
         nodes.verify_server_cert(&chain[0], &chain[1..], &unnamed_server(), &[], UnixTime::now())?;
+        let expires = end_of_time(&chain[0]).map_err(|fault| TlsError::General(fault.to_string()))?;
         let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&TLS13])?
             .with_client_cert_verifier(Arc::clone(&nodes) as Arc<dyn ClientCertVerifier>)
@@ -244,6 +274,8 @@ impl Configurations {
         Ok(Self {
             server: Arc::new(server),
             client: Arc::new(client),
+            expires,
+            replaced: CancellationToken::new(),
         })
     }
 }
@@ -397,6 +429,15 @@ mod tests {
             .collect();
         let key = KeyPair::generate().unwrap();
         params.self_signed(&key).unwrap().der().clone()
+    }
+
+    #[test]
+    fn a_certificate_says_when_its_time_ends() {
+        let mut params = CertificateParams::default();
+        params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+        let signed = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        let end = SystemTime::UNIX_EPOCH + Duration::from_secs(1_609_459_200);
+        assert_eq!(end_of_time(signed.der()), Ok(end));
     }
 
     #[test]

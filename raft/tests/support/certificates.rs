@@ -25,6 +25,11 @@ impl Authority {
         Self { issuer }
     }
 
+    /// Its certificate.
+    pub fn pem(&self) -> String {
+        self.issuer.pem()
+    }
+
     /// Issues a certificate for both directions with the given URI names.
     pub fn issue(&self, directory: &Path, uris: &[&str]) -> TlsFiles {
         self.issue_with(directory, uris, |_| {})

@@ -12,6 +12,7 @@ use crate::{
     operations::{Caller, Dialect, Recording},
     server::{Answer, Call, Edge},
 };
+use conclave_cluster::model::Action;
 use hyper::{Method, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
 use std::time::Duration;
@@ -130,7 +131,11 @@ async fn checked_and_answered(edge: &Edge, route: Route, call: &mut Call) -> Res
             Answer::json(status, &Health { state })
         });
     }
-    let caller = call.admit(edge, Dialect::Conclave).await?;
+    let action = match route {
+        Route::AuditList => Action::AuditRead,
+        _ => Action::Operate,
+    };
+    let caller = call.admit(edge, Dialect::Conclave, action).await?;
     let body = call.read_body(&edge.limits).await?;
     let checked = Checked { edge, caller, body };
     match route {

@@ -33,12 +33,12 @@ pub(super) fn answer(error: &OperationError) -> Answer {
         OperationError::NoMajority
         | OperationError::OutcomeUnknown
         | OperationError::Overloaded
-        | OperationError::Stopping
-        | OperationError::PreconditionFailed(_) => {
+        | OperationError::Stopping => with(StatusCode::INTERNAL_SERVER_ERROR).outage(OUTAGE_RETRY),
+        OperationError::PreconditionFailed(_) => {
             with(StatusCode::INTERNAL_SERVER_ERROR).retry_after(OUTAGE_RETRY)
         }
         OperationError::Sealed { .. } | OperationError::NoSpace | OperationError::AuditFull => {
-            with(StatusCode::INTERNAL_SERVER_ERROR).retry_after(LONG_RETRY)
+            with(StatusCode::INTERNAL_SERVER_ERROR).outage(LONG_RETRY)
         }
         OperationError::Damaged(reason) => {
             tracing::error!(reason, "an operation met damage");
@@ -103,6 +103,13 @@ mod tests {
                 .get(RETRY_AFTER)
                 .map(|value| value.to_str().unwrap());
             assert_eq!(found, retry, "{error}");
+            // Operators must be able to tell outages from damage, which has the same status.
+            let outcome = match (status, retry) {
+                (500, Some(_)) => "unavailable",
+                (500, None) => "error",
+                _ => continue,
+            };
+            assert_eq!(answer.outcome(), outcome, "{error}");
         }
     }
 

@@ -7,7 +7,7 @@ use crate::{
     operations::{Caller, Dialect, OperationError, Polled},
     server::{Answer, BodyError, Call, Edge},
 };
-use conclave_cluster::command::Which;
+use conclave_cluster::{command::Which, model::Action};
 use hyper::{HeaderMap, StatusCode, header};
 use tokio::time::Instant;
 
@@ -40,6 +40,20 @@ impl Method {
         })
     }
 
+    /// As audit records call it.
+    fn action(self) -> Action {
+        match self {
+            Self::List => Action::List,
+            Self::Get => Action::Get,
+            Self::Info => Action::Info,
+            Self::Put => Action::Put,
+            Self::CreateVersion => Action::CreateVersion,
+            Self::Activate => Action::Activate,
+            Self::Delete => Action::Delete,
+            Self::DeleteVersion => Action::DeleteVersion,
+        }
+    }
+
     /// Its name in metrics.
     pub(crate) fn label(self) -> &'static str {
         match self {
@@ -60,7 +74,7 @@ pub(crate) async fn handle(edge: &Edge, method: Method, call: &mut Call) -> Answ
     if let Some(refusal) = check_form(call.request.method(), call.request.headers()) {
         return refusal;
     }
-    let caller = match call.admit(edge, Dialect::Setec).await {
+    let caller = match call.admit(edge, Dialect::Setec, method.action()).await {
         Ok(caller) => caller,
         Err(refusal) => return errors::not_admitted(&refusal),
     };
