@@ -326,13 +326,13 @@ async fn a_caller_over_its_limit_is_told_when_to_come_back() {
     let edge = node.edge_with(&node.key_file("seal.key"), limits);
     edge.wait(|status| status.sealed.is_none()).await;
     let (root, other) = (root(), caller("cn:other", json!([])));
-    let permit = edge.operations.admit(&root.principal);
+    let permit = edge.operations.admit(&root, Action::Get);
     assert!(permit.is_ok());
     assert!(matches!(
-        edge.operations.admit(&root.principal),
+        edge.operations.admit(&root, Action::Get),
         Err(OperationError::RateLimited { retry_after }) if !retry_after.is_zero()
     ));
-    assert!(edge.operations.admit(&other.principal).is_ok());
+    assert!(edge.operations.admit(&other, Action::Get).is_ok());
     drop(permit);
-    assert!(edge.operations.admit(&root.principal).is_ok());
+    assert!(edge.operations.admit(&root, Action::Get).is_ok());
 }
