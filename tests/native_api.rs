@@ -5,9 +5,11 @@ mod support;
 
 use conclave::{
     api::conclave::messages::{
-        AuditEntry, AuditListRequest, HealthState, MemberEntry, NodeRole, Status, TransferLeadership,
+        AuditEntry, AuditLimit, AuditListRequest, HealthState, MemberEntry, NodeRole, Status,
+        TransferLeadership,
     },
     client::ClientError,
+    config::AtAuditLimit,
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -182,6 +184,7 @@ async fn status_shows_where_a_node_stands() {
         ("POST", "seal/retry"),
         ("POST", "cluster/transfer"),
         ("POST", "cluster/verify"),
+        ("POST", "audit/limit"),
     ] {
         let method = method.parse().expect("a method");
         let answer = send(app.bare(method, &format!("/conclave/v1/{path}"))).await;
@@ -195,6 +198,27 @@ async fn status_shows_where_a_node_stands() {
     assert_eq!(send(request).await.status, 403);
 
     members(&cluster, leader).await;
+
+    // How much audit is kept can be changed, by whoever may operate.
+    let operating = cluster.client_as(Some(&cluster.identity("uri:operator")));
+    let limit = AuditLimit {
+        limit_bytes: Some(1 << 20),
+        at_limit: None,
+    };
+    let now = operating.set_audit_limit(&limit).await.expect("it is set");
+    assert_eq!(
+        (now.limit_bytes, now.at_limit),
+        (Some(1 << 20), Some(AtAuditLimit::PruneOldest))
+    );
+    for node in 0..cluster.len() {
+        eventually("every node knows the limit", PATIENCE, async || {
+            match cluster.status(node).await {
+                Some(status) if status.audit_limit_bytes == 1 << 20 => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+    }
 
     // After enough entries there is a digest, the same on every node.
     let writes = (0..300).map(|number: u32| {

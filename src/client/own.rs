@@ -5,8 +5,8 @@ use super::{
     transport::{Accept, Request},
 };
 use crate::api::conclave::messages::{
-    AddMember, AuditList, AuditListRequest, ClusterMembers, ErrorBody, ErrorCode, Health, MemberChanged,
-    MemberId, Rekey, SealStatus, Status, TransferLeadership, Verification, Verify,
+    AddMember, AuditLimit, AuditList, AuditListRequest, ClusterMembers, ErrorBody, ErrorCode, Health,
+    MemberChanged, MemberId, Rekey, SealStatus, Status, TransferLeadership, Verification, Verify,
 };
 use bytes::Bytes;
 use reqwest::{
@@ -44,6 +44,11 @@ impl Client {
     /// One page of audit records.
     pub async fn audit_list(&self, request: &AuditListRequest) -> Result<AuditList, ClientError> {
         self.order("audit/list", request, Repetition::Harmless).await
+    }
+
+    /// Sets how much audit is kept; answers what holds from now on.
+    pub async fn set_audit_limit(&self, request: &AuditLimit) -> Result<AuditLimit, ClientError> {
+        self.order("audit/limit", request, Repetition::Harmless).await
     }
 
     /// The members of the cluster as one node knows them.

@@ -1,11 +1,16 @@
-//! `conclave audit list`: who did what, and what was refused.
+//! `conclave audit list`: who did what, and what was refused. `conclave audit limit`: how much of
+//! that is kept.
 
 use super::{
     Failure,
     connection::Connection,
+    input::Confirmation,
     output::{Format, table, write_line},
 };
-use crate::api::conclave::messages::{AuditEntry, AuditListRequest};
+use crate::{
+    api::conclave::messages::{AuditEntry, AuditLimit, AuditListRequest},
+    config::AtAuditLimit,
+};
 use clap::{Args, Subcommand};
 use jiff::{Span, Timestamp, Zoned};
 
@@ -19,6 +24,23 @@ pub struct Audit {
 #[derive(Subcommand, Debug)]
 enum Action {
     List(List),
+    Limit(Limit),
+}
+
+/// Sets how much audit the cluster keeps, and what happens at that limit.
+#[derive(Args, Debug)]
+#[group(id = "what", required = true, multiple = true, args = ["bytes", "at_limit"])]
+struct Limit {
+    /// So many bytes of records and their keys, at least 16384.
+    #[arg(long, value_name = "N")]
+    bytes: Option<u64>,
+    /// There, `prune-oldest` (a record of the gap stays) or `refuse-disclosures`.
+    #[arg(long, value_name = "WHAT", value_parser = parse_at_limit)]
+    at_limit: Option<AtAuditLimit>,
+    #[command(flatten)]
+    confirmation: Confirmation,
+    #[command(flatten)]
+    connection: Connection,
 }
 
 /// Lists records, the newest first, as a table or (--json) one JSON object a line. With --json, and
@@ -59,8 +81,38 @@ struct List {
 
 impl Audit {
     pub async fn run(self, format: Format) -> Result<(), Failure> {
-        let Action::List(list) = self.action;
-        list.run(format).await
+        match self.action {
+            Action::List(list) => list.run(format).await,
+            Action::Limit(limit) => limit.run(format).await,
+        }
+    }
+}
+
+impl Limit {
+    async fn run(self, format: Format) -> Result<(), Failure> {
+        let client = self.connection.client()?;
+        self.confirmation
+            .require("Audit records beyond the limit will be removed, or values refused.")?;
+        let request = AuditLimit {
+            limit_bytes: self.bytes,
+            at_limit: self.at_limit,
+        };
+        let now = client.set_audit_limit(&request).await?;
+        format.print(&now, || {
+            let at_limit = match now.at_limit {
+                Some(AtAuditLimit::RefuseDisclosures) => "refuse-disclosures",
+                Some(AtAuditLimit::PruneOldest) | None => "prune-oldest",
+            };
+            format!("{} bytes, then {at_limit}", now.limit_bytes.unwrap_or_default())
+        })
+    }
+}
+
+fn parse_at_limit(text: &str) -> Result<AtAuditLimit, String> {
+    match text {
+        "prune-oldest" => Ok(AtAuditLimit::PruneOldest),
+        "refuse-disclosures" => Ok(AtAuditLimit::RefuseDisclosures),
+        _ => Err("prune-oldest or refuse-disclosures".to_owned()),
     }
 }
 

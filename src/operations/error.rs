@@ -41,7 +41,7 @@ pub enum OperationError {
     #[error("the secret is protected")]
     Protected,
     /// Disclosures are refused while the audit log is at its limit.
-    #[error("the audit log is full; disclosures are refused until its limit is raised")]
+    #[error("the audit log is full; `conclave audit limit` raises its limit")]
     AuditFull,
     /// This node has no keys now.
     #[error("the node is sealed: {reason}; ask an unsealed node")]

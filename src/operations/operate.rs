@@ -9,7 +9,8 @@ use crate::{
     grants::Action as Right,
 };
 use conclave_cluster::{
-    command::{Command, Look, Operation, Step},
+    apply::AUDIT_LIMIT_BYTES_MIN,
+    command::{AtAuditLimit, AuditRetention, Command, Look, Operation, Step},
     model::Action,
 };
 use tokio::time::{Instant, timeout_at};
@@ -65,6 +66,37 @@ impl Operations {
             Ok(Err(_)) => Err(OperationError::Damaged("the reading was interrupted".to_owned())),
             Ok(Ok(page)) => Ok(page?),
         }
+    }
+
+    /// Sets how much audit is kept, and what happens at that limit; what is left out stays as it is.
+    /// Needs `operate`. Answers what holds from now on.
+    pub async fn set_audit_limit(
+        &self,
+        caller: &Caller,
+        limit_bytes: Option<u64>,
+        at_limit: Option<AtAuditLimit>,
+        deadline: Instant,
+    ) -> Result<AuditRetention, OperationError> {
+        let present = self.cluster.view().meta().retention;
+        let wanted = AuditRetention {
+            limit_bytes: limit_bytes.unwrap_or(present.limit_bytes),
+            at_limit: at_limit.unwrap_or(present.at_limit),
+        };
+        if wanted.limit_bytes < AUDIT_LIMIT_BYTES_MIN {
+            return Err(OperationError::Invalid(format!(
+                "limit_bytes: at least {AUDIT_LIMIT_BYTES_MIN}"
+            )));
+        }
+        let what = match wanted.at_limit {
+            AtAuditLimit::PruneOldest => format!("audit limit {} prune-oldest", wanted.limit_bytes),
+            AtAuditLimit::RefuseDisclosures => {
+                format!("audit limit {} refuse-disclosures", wanted.limit_bytes)
+            }
+        };
+        let call = Call::admit(self, caller, Action::Operate, Subject::Other(&what), deadline)?;
+        call.require(Right::Operate, None).await?;
+        call.carry_out(Operation::SetAuditRetention(wanted)).await?;
+        Ok(wanted)
     }
 
     /// Checks the right `operate` and records its use, before the dialect operates the cluster or

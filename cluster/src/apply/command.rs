@@ -84,6 +84,12 @@ fn perform_step(
     subject: &mut Subject,
 ) -> Result<Done, Stop> {
     unrecorded::check(machine, command, step)?;
+    if recording::is_exhausted(&machine.meta)
+        && unrecorded::stub_of(step).is_some()
+        && !matches!(step.operation, Operation::SetAuditRetention(_))
+    {
+        return Err(Refusal::AuditFull.into());
+    }
     precondition::check(machine, &step.preconditions)?;
     match &step.operation {
         Operation::Create {
@@ -229,12 +235,14 @@ impl Recorder<'_> {
         subject: &Subject,
         refusal: Refusal,
     ) -> io::Result<Outcome> {
+        let step = u16::try_from(refused).expect("a command has at most STEPS_MAX steps");
+        if refusal == Refusal::AuditFull && !recording::records_refused(&machine.meta) {
+            // A record would make it fuller.
+            return Ok(Outcome::Refused { step, refusal });
+        }
         for number in first..self.command.guards.len() + self.command.steps.len() {
             if number == refused {
-                // Refused because the audit is full: a record would make it fuller.
-                if refusal != Refusal::AuditFull {
-                    self.record(machine, number, subject, kind_of(&refusal))?;
-                }
+                self.record(machine, number, subject, kind_of(&refusal))?;
                 continue;
             }
             let operation = self.steps().nth(number).map(|step| &step.operation);
@@ -243,7 +251,6 @@ impl Recorder<'_> {
                 self.record(machine, number, &subject, OutcomeKind::Abandoned)?;
             }
         }
-        let step = u16::try_from(refused).expect("a command has at most STEPS_MAX steps");
         Ok(Outcome::Refused { step, refusal })
     }
 

@@ -2,12 +2,12 @@
 
 use super::{
     machine::{Machine, Stop},
-    resolve,
+    recording, resolve,
     subject::Subject,
     versions,
 };
 use crate::{
-    command::{AtAuditLimit, Disclosed, Done, Expected, Refusal, Which},
+    command::{Disclosed, Done, Expected, Refusal, Which},
     model::{EndAction, Version, VersionState},
 };
 
@@ -28,10 +28,7 @@ pub(super) fn disclose(
         subject.is_recorded = false;
         return Ok(Done::NotModified { version: known });
     }
-    let retention = machine.meta.retention;
-    if retention.at_limit == AtAuditLimit::RefuseDisclosures
-        && machine.meta.audit.bytes >= retention.limit_bytes
-    {
+    if recording::refuses_disclosures(&machine.meta) {
         return Err(Refusal::AuditFull.into());
     }
     let (number, mut version) = resolve::available_version(machine, (id, &secret), which)?;

@@ -5,7 +5,7 @@ use super::{machine::Machine, subject::Subject};
 use crate::{
     command::AtAuditLimit,
     model::{Action, AuditKey, AuditRecord, AuditStub, OutcomeKind, Sealed, Token, ValueId},
-    state::{Direction, KeyRange, Table, keys},
+    state::{Direction, KeyRange, Meta, Table, keys},
 };
 use bytes::Bytes;
 use conclave_raft::{codec, identity::RaftId};
@@ -28,6 +28,33 @@ pub fn leaf_hash(encoded_record: &[u8]) -> [u8; 32] {
         .chain_update(encoded_record)
         .finalize()
         .into()
+}
+
+/// Where the setting is to refuse disclosures, so much room is left above the limit for the records
+/// of everything else (a part of the limit each).
+const ROOM_FOR_REFUSALS: u64 = 8;
+const ROOM_FOR_CHANGES: u64 = 4;
+
+/// Whether the audit is at its limit, and disclosures are to be refused there.
+pub(super) fn refuses_disclosures(meta: &Meta) -> bool {
+    is_above(meta, 0)
+}
+
+/// Whether what was refused for the audit's limit is still recorded.
+pub(super) fn records_refused(meta: &Meta) -> bool {
+    !is_above(meta, meta.retention.limit_bytes / ROOM_FOR_REFUSALS)
+}
+
+/// Whether nothing more is recorded, and so nothing more done that has to be, but for a change of
+/// the limit itself.
+pub(super) fn is_exhausted(meta: &Meta) -> bool {
+    is_above(meta, meta.retention.limit_bytes / ROOM_FOR_CHANGES)
+}
+
+fn is_above(meta: &Meta, room_bytes: u64) -> bool {
+    let retention = meta.retention;
+    retention.at_limit == AtAuditLimit::RefuseDisclosures
+        && meta.audit.bytes >= retention.limit_bytes.saturating_add(room_bytes)
 }
 
 /// Writes the record of one step.

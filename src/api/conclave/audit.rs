@@ -1,15 +1,20 @@
-//! The audit log, in pages. Needs `audit`; the operation checks it and records the reading.
+//! The audit log, in pages, and its limit. Reading needs `audit`, changing the limit `operate`; the
+//! operations check that, and record it.
 
 use super::{
     errors::Failure,
-    messages::{AuditEntry, AuditList, AuditListRequest, ErrorCode},
+    messages::{AuditEntry, AuditLimit, AuditList, AuditListRequest, ErrorCode},
     routes::Checked,
 };
 use crate::{
     audit::{self, AuditQuery},
+    config::AtAuditLimit,
     name::FullName,
 };
-use conclave_cluster::model::{Action, AuditKey, OutcomeKind, Version};
+use conclave_cluster::{
+    command,
+    model::{Action, AuditKey, OutcomeKind, Version},
+};
 
 /// Records in a page unless the request says how many.
 const DEFAULT_LIMIT: usize = 100;
@@ -51,6 +56,28 @@ pub(super) async fn list(call: &Checked<'_>) -> Result<AuditList, Failure> {
     Ok(AuditList {
         records: page.entries.into_iter().map(shown).collect(),
         next: page.next.map(|key| written(&key)),
+    })
+}
+
+pub(super) async fn limit(call: &Checked<'_>) -> Result<AuditLimit, Failure> {
+    let AuditLimit {
+        limit_bytes,
+        at_limit,
+    } = call.message()?;
+    let at_limit = at_limit.map(|at_limit| match at_limit {
+        AtAuditLimit::PruneOldest => command::AtAuditLimit::PruneOldest,
+        AtAuditLimit::RefuseDisclosures => command::AtAuditLimit::RefuseDisclosures,
+    });
+    let operations = &call.edge.operations;
+    let now = operations
+        .set_audit_limit(&call.caller, limit_bytes, at_limit, call.edge.deadline())
+        .await?;
+    Ok(AuditLimit {
+        limit_bytes: Some(now.limit_bytes),
+        at_limit: Some(match now.at_limit {
+            command::AtAuditLimit::PruneOldest => AtAuditLimit::PruneOldest,
+            command::AtAuditLimit::RefuseDisclosures => AtAuditLimit::RefuseDisclosures,
+        }),
     })
 }
 

@@ -5,6 +5,7 @@
 //! | `GET /conclave/v1/health` | – | [`Health`] | none |
 //! | `GET /conclave/v1/status` | – | [`Status`] | `operate` |
 //! | `POST /conclave/v1/audit/list` | [`AuditListRequest`] | [`AuditList`] | `audit` |
+//! | `POST /conclave/v1/audit/limit` | [`AuditLimit`] | [`AuditLimit`] | `operate` |
 //! | `GET /conclave/v1/cluster` | – | [`ClusterMembers`] | `operate` |
 //! | `POST /conclave/v1/cluster/add` | [`AddMember`] | [`MemberChanged`] | `operate` |
 //! | `POST /conclave/v1/cluster/promote` | [`MemberId`] | [`MemberChanged`] | `operate` |
@@ -20,6 +21,7 @@
 //! Any other answer is an [`ErrorBody`]. Times are milliseconds since 1970-01-01T00:00:00Z; ids are
 //! decimal (Raft ids) or lower-case hexadecimal (everything else).
 
+use crate::config::AtAuditLimit;
 use serde::{Deserialize, Serialize};
 
 /// An answer that is no success.
@@ -186,6 +188,16 @@ pub enum NodeRole {
     Follower,
     Candidate,
     Leader,
+}
+
+/// How much audit is kept. In a request, what is left out stays as it is; an answer holds both.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuditLimit {
+    /// Bytes of records and their keys, at least 16 KiB.
+    pub limit_bytes: Option<u64>,
+    /// What happens there.
+    pub at_limit: Option<AtAuditLimit>,
 }
 
 /// Which audit records are wanted. What is left out is left open.

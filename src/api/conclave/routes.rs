@@ -25,6 +25,7 @@ pub(crate) enum Route {
     Health,
     Status,
     AuditList,
+    AuditLimit,
     ClusterMembers,
     ClusterAdd,
     ClusterPromote,
@@ -49,10 +50,11 @@ pub(super) struct Checked<'a> {
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
 impl Route {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::Health,
         Self::Status,
         Self::AuditList,
+        Self::AuditLimit,
         Self::ClusterMembers,
         Self::ClusterAdd,
         Self::ClusterPromote,
@@ -82,6 +84,7 @@ impl Route {
             Self::Health => "health",
             Self::Status => "status",
             Self::AuditList => "audit/list",
+            Self::AuditLimit => "audit/limit",
             Self::ClusterMembers => "cluster",
             Self::ClusterAdd => "cluster/add",
             Self::ClusterPromote => "cluster/promote",
@@ -142,6 +145,7 @@ async fn checked_and_answered(edge: &Edge, route: Route, call: &mut Call) -> Res
         Route::Health => unreachable!("answered above"),
         Route::Status => answered(status::show(&checked).await),
         Route::AuditList => answered(audit::list(&checked).await),
+        Route::AuditLimit => answered(audit::limit(&checked).await),
         Route::ClusterMembers => answered(cluster::members(&checked).await),
         Route::ClusterAdd => answered(cluster::add(&checked).await),
         Route::ClusterPromote => answered(cluster::promote(&checked).await),
