@@ -210,7 +210,7 @@ async fn values_are_exact_and_exit_codes_distinct() {
 async fn a_full_audit_log_refuses_disclosures_where_that_was_chosen() {
     let cluster = TestCluster::builder()
         .nodes(1)
-        .setting("audit.limit_bytes", "16384")
+        .setting("audit.limit_bytes", "65536")
         .setting("audit.at_limit", "refuse-disclosures")
         .start()
         .await;
@@ -231,7 +231,7 @@ async fn a_full_audit_log_refuses_disclosures_where_that_was_chosen() {
     assert!(said.contains("audit log is full"), "{said}");
     eventually("the status shows why", PATIENCE, async || {
         let status = cluster.status(0).await.ok_or("it does not answer")?;
-        if (16_384, true) == (status.audit_limit_bytes, status.audit_bytes >= 16_384) {
+        if (65_536, true) == (status.audit_limit_bytes, status.audit_bytes >= 65_536) {
             Ok(())
         } else {
             Err(format!("{status:?}"))
@@ -243,6 +243,12 @@ async fn a_full_audit_log_refuses_disclosures_where_that_was_chosen() {
     get.env("CONCLAVE_TIMEOUT_S", "1");
     assert_eq!(code(&run(get, &["get", "app/a"], b"")), 6);
     succeed(run(cluster.command(), &["audit", "list"], b""));
+    // An operator raises the limit.
+    let raise = ["audit", "limit", "--bytes", "1000000", "--yes"];
+    let raised = succeed(run(cluster.command(), &raise, b""));
+    assert_eq!(raised.stdout, b"1000000 bytes, then refuse-disclosures\n");
+    succeed(run(cluster.command(), &["get", "app/a"], b""));
+    assert_eq!(code(&run(cluster.command(), &["audit", "limit", "--yes"], b"")), 2);
 }
 
 /// JSON into a file, for people on request.

@@ -93,7 +93,7 @@ impl Operations {
                 format!("audit limit {} refuse-disclosures", wanted.limit_bytes)
             }
         };
-        let call = Call::admit(self, caller, Action::Operate, Subject::Other(&what), deadline)?;
+        let call = Call::begin(self, caller, Action::Operate, Subject::Other(&what), deadline)?;
         call.require(Right::Operate, None).await?;
         call.carry_out(Operation::SetAuditRetention(wanted)).await?;
         Ok(wanted)
