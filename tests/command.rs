@@ -248,7 +248,10 @@ async fn a_full_audit_log_refuses_disclosures_where_that_was_chosen() {
     let raised = succeed(run(cluster.command(), &raise, b""));
     assert_eq!(raised.stdout, b"1000000 bytes, then refuse-disclosures\n");
     succeed(run(cluster.command(), &["get", "app/a"], b""));
-    assert_eq!(code(&run(cluster.command(), &["audit", "limit", "--yes"], b"")), 2);
+    assert_eq!(
+        code(&run(cluster.command(), &["audit", "limit", "--yes"], b"")),
+        2
+    );
 }
 
 /// JSON into a file, for people on request.
