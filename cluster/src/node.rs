@@ -4,6 +4,7 @@
 mod joins;
 mod leadership;
 mod operations;
+mod parts;
 pub(crate) mod peer_message;
 mod peer_service;
 mod start;
@@ -12,6 +13,7 @@ mod tasks;
 mod upkeep;
 
 pub(crate) use leadership::Leadership;
+pub use parts::ClusterParts;
 
 use crate::{
     agreement::Scrub,
@@ -20,7 +22,7 @@ use crate::{
     propose::Proposer,
     read::Barriers,
     state::{StateView, Store},
-    time::{ClockReport, Clocks, LeaderClock, SystemClocks},
+    time::{ClockReport, Clocks, LeaderClock},
 };
 use conclave_raft::{
     identity::{ClusterId, RaftId},
@@ -240,16 +242,14 @@ impl Cluster {
     /// Opens the data directory, starts the node and returns at once; the cluster forms or is
     /// joined in the background (see [`Self::status`]).
     pub async fn start(options: ClusterOptions) -> Result<Self, StartError> {
-        Self::start_with_clocks(options, Arc::new(SystemClocks::from_environment())).await
+        let parts = ClusterParts::system(&options)?;
+        Self::start_with(options, parts).await
     }
 
-    /// As [`Self::start`], with clocks of the caller's: the seam for tests and simulation.
-    pub async fn start_with_clocks(
-        options: ClusterOptions,
-        clocks: Arc<dyn Clocks>,
-    ) -> Result<Self, StartError> {
+    /// As [`Self::start`], over parts of the caller's: the seam for tests and simulation.
+    pub async fn start_with(options: ClusterOptions, parts: ClusterParts) -> Result<Self, StartError> {
         Ok(Self {
-            inner: start::start(options, clocks).await?,
+            inner: start::start(options, parts).await?,
         })
     }
 

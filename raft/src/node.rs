@@ -6,12 +6,14 @@ mod endpoint;
 mod life;
 mod membership;
 mod options;
+mod parts;
 mod peer_space;
 mod proposing;
 mod status;
 
 pub use crate::transport::snapshots_sent::SnapshotProgress;
 pub use options::{RaftOptions, StartError};
+pub use parts::NodeParts;
 
 use self::core::Core;
 use crate::{
@@ -34,7 +36,6 @@ use openraft::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::TcpListener,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -239,7 +240,7 @@ impl RaftNode {
     /// How many [`Self::call`]s to one node may wait at once; more fail with [`CallError::Busy`].
     pub const CALLS_IN_FLIGHT: usize = 1024;
 
-    /// Opens the data directory and takes part from then on, over the given listener. The cluster
+    /// Opens the data directory and takes part from then on, over the given parts. The cluster
     /// forms, or lets the node in, in the background; see [`Self::status`].
     ///
     /// [`crate::formation::set_aside_if_reverted`] is to be called before the state machine is opened.
@@ -248,11 +249,11 @@ impl RaftNode {
     /// What cannot be used, by name: a file, a directory of another cluster or node, certificates.
     pub async fn start(
         options: RaftOptions,
-        listener: TcpListener,
+        parts: NodeParts,
         state_machine: Arc<dyn StateMachine>,
         service: Arc<dyn PeerService>,
     ) -> Result<Self, StartError> {
-        let (core, transport) = life::start(options, listener, state_machine, service).await?;
+        let (core, transport) = life::start(options, parts, state_machine, service).await?;
         let (proposals, queue) = mpsc::channel(proposing::QUEUE);
         let proposing = proposing::run(Arc::clone(&core), queue);
         transport.spawn(Arc::clone(&core).supervise("hands proposals to Raft", proposing));
@@ -421,11 +422,7 @@ impl RaftNode {
     /// # Errors
     /// What cannot be used, by name; the old certificates stay in force.
     pub fn reload_certificates(&self) -> Result<(), String> {
-        self.inner
-            .transport
-            .tls
-            .reload()
-            .map_err(|fault| fault.to_string())
+        self.inner.transport.network.reload()
     }
 
     /// Stops the node for good, because going on could make replicas diverge. The reason appears

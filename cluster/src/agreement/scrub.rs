@@ -66,6 +66,7 @@ impl Scrub {
                 tokio::time::sleep_until(earliest).await;
             };
             tokio::select! {
+                biased;
                 () = regular => {}
                 () = doubted => tracing::warn!("a member found this node's snapshot to be bad; looking through the state"),
             }

@@ -49,6 +49,7 @@ impl Inner {
             }
             asked_before = true;
             tokio::select! {
+                biased;
                 _ = leadership.changed() => leadership.mark_changed(),
                 () = sleep_until(deadline.min(Instant::now() + PAUSE)) => {}
             }

@@ -1,7 +1,7 @@
 //! Starts a node and stops it.
 
 use super::{
-    ClusterOptions, ClusterStatus, Inner, Leadership, StartError, joins::Joins, leadership,
+    ClusterOptions, ClusterParts, ClusterStatus, Inner, Leadership, StartError, joins::Joins, leadership,
     peer_service::Service, status_publisher, tasks::Tasks, upkeep,
 };
 use crate::{
@@ -9,22 +9,17 @@ use crate::{
     propose::{COMMAND_OVERHEAD_BYTES, EntryLane, ForwardLane, Proposer, relief},
     read::{Barriers, Confirmations},
     state::Store,
-    time::{ClockReport, ClockWatcher, Clocks, LeaderClock},
+    time::{ClockReport, ClockWatcher, LeaderClock},
 };
 use conclave_raft::{
     formation::set_aside_if_reverted,
     node::{RaftNode, RaftOptions},
     runtime::{AsyncRuntime, Runtime},
-    storage::{
-        fatal::OnFatal,
-        snapshot_policy::SnapshotPolicyOptions,
-        space::{Reserves, probe_for},
-    },
+    storage::{engine::LogDisk, fatal::OnFatal, snapshot_policy::SnapshotPolicyOptions, space::Reserves},
     transport::tls::TlsFiles,
 };
 use std::{
     fs,
-    net::TcpListener,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -37,19 +32,22 @@ use tokio::{
 /// Within the data directory.
 const STATE_DIRECTORY: &str = "state";
 
-pub(super) async fn start(
-    options: ClusterOptions,
-    clocks: Arc<dyn Clocks>,
-) -> Result<Arc<Inner>, StartError> {
-    let store = open_store(&options.data_dir).await?;
+pub(super) async fn start(options: ClusterOptions, parts: ClusterParts) -> Result<Arc<Inner>, StartError> {
+    let ClusterParts {
+        raft: raft_parts,
+        clocks,
+        on_fatal,
+    } = parts;
+    let store = open_store(&options.data_dir, raft_parts.disk.clone()).await?;
     let service = Arc::new(Service::default());
-    let listener = TcpListener::bind(options.listen).map_err(|error| {
-        StartError::Configuration(format!(
-            "the cluster's listener cannot bind {}: {error}",
-            options.listen
-        ))
-    })?;
-    let raft = RaftNode::start(raft_options(&options), listener, store.clone(), service.clone()).await?;
+    let space = raft_parts.space.clone();
+    let raft = RaftNode::start(
+        raft_options(&options, on_fatal),
+        raft_parts,
+        store.clone(),
+        service.clone(),
+    )
+    .await?;
 
     let leadership = watch::Sender::new(Leadership::default());
     let clock = Arc::new(LeaderClock::new(clocks.clone()));
@@ -113,7 +111,6 @@ pub(super) async fn start(
     ));
     tasks.spawn("scrubs the state", scrub.clone().run(SCRUB_PAUSE, raft.doubts()));
 
-    let space = probe_for(&options.data_dir, None);
     let node = Arc::new(Inner {
         forwarded_admission: Arc::new(Semaphore::new(options.proposal_queue_bytes)),
         options,
@@ -190,7 +187,7 @@ impl Inner {
     }
 }
 
-fn raft_options(options: &ClusterOptions) -> RaftOptions {
+pub(super) fn raft_options(options: &ClusterOptions, on_fatal: OnFatal) -> RaftOptions {
     let after_log_bytes = options.snapshot_log_bytes;
     let keep_log_bytes = options.snapshot_keep_log_bytes;
     RaftOptions {
@@ -219,16 +216,16 @@ fn raft_options(options: &ClusterOptions) -> RaftOptions {
         classify: Arc::new(relief::classify),
         free_space_file: None,
         sync: options.sync,
-        on_fatal: OnFatal::exit(),
+        on_fatal,
     }
 }
 
-async fn open_store(data_dir: &Path) -> Result<Arc<Store>, StartError> {
+async fn open_store(data_dir: &Path, disk: Arc<dyn LogDisk>) -> Result<Arc<Store>, StartError> {
     let data_dir = data_dir.to_owned();
     let opened = Runtime::spawn_blocking(move || {
         fs::create_dir_all(&data_dir)?;
         // Before anything in the directory is opened.
-        set_aside_if_reverted(&data_dir)?;
+        set_aside_if_reverted(&data_dir, &*disk)?;
         let directory = data_dir.join(STATE_DIRECTORY);
         fs::create_dir_all(&directory)?;
         Store::open(&directory)

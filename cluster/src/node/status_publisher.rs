@@ -32,6 +32,7 @@ pub(super) async fn run(node: Arc<Inner>) {
         }
         tokio::time::sleep(PAUSE).await;
         tokio::select! {
+            biased;
             changed = raft_status.changed() => if changed.is_err() { return },
             _ = clock_report.changed() => {}
             () = tokio::time::sleep(REFRESH_EVERY) => {}

@@ -28,6 +28,7 @@ pub(super) async fn run(node: Arc<Inner>) {
         let status = node.raft.status().borrow().clone();
         if seen.leads_here() {
             tokio::select! {
+                biased;
                 () = node.keep_up(&seen, &status) => {}
                 _ = leadership.changed() => {
                     leadership.mark_changed();
@@ -36,6 +37,7 @@ pub(super) async fn run(node: Arc<Inner>) {
             }
         }
         tokio::select! {
+            biased;
             () = tokio::time::sleep(LOOK_EVERY) => {}
             _ = leadership.changed() => leadership.mark_changed(),
         }

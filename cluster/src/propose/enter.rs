@@ -80,6 +80,7 @@ impl EntryLane {
             }
             // A free slot first, so that whatever queues while all are in use shares the next entry.
             let slot = tokio::select! {
+                biased;
                 slot = self.in_flight.clone().acquire_owned() => slot.expect("this semaphore is never closed"),
                 _ = leadership.changed() => continue,
             };
@@ -89,6 +90,7 @@ impl EntryLane {
                 // this node must hand over.
                 drop(slot);
                 tokio::select! {
+                    biased;
                     _ = anchor.changed() => {}
                     _ = leadership.changed() => leadership.mark_changed(),
                 }

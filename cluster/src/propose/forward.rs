@@ -66,6 +66,7 @@ impl ForwardLane {
                 continue;
             };
             let slot = tokio::select! {
+                biased;
                 slot = self.in_flight.clone().acquire_owned() => slot.expect("this semaphore is never closed"),
                 _ = leadership.changed() => continue,
             };
@@ -104,6 +105,7 @@ async fn forward(
         .collect();
     let request = Bytes::from(codec::encode(&PeerRequest::Propose(proposals)));
     let answered = tokio::select! {
+        biased;
         answered = raft.call(leader, request, Instant::now() + MESSAGE_TIMEOUT) => answered,
         // Its callers turn to the new leader; the slot is free for them.
         _ = leadership.wait_for(|now| now.leader != Some(leader)) => Err(CallError::TimedOut { to: leader.to_string() }),

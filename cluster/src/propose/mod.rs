@@ -174,6 +174,7 @@ impl Proposer {
                 continue;
             };
             let tried = tokio::select! {
+                biased;
                 tried = claim.tried() => tried,
                 _ = leadership.changed() => given_up(claim),
                 () = sleep_until(deadline) => given_up(claim),
@@ -194,6 +195,7 @@ impl Proposer {
             metrics::counter!(metric_definitions::PROPOSAL_RETRIES).increment(1);
             let pause = pursuit.next_pause();
             tokio::select! {
+                biased;
                 _ = leadership.changed() => leadership.mark_changed(),
                 () = sleep_until(deadline.min(Instant::now() + pause)) => {}
             }

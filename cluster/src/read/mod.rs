@@ -184,6 +184,7 @@ impl Barriers {
                 Ok(Some(None)) => {}
             }
             tokio::select! {
+                biased;
                 _ = leadership.changed() => leadership.mark_changed(),
                 () = tokio::time::sleep_until(deadline.min(Instant::now() + PAUSE)) => {}
             }
@@ -225,6 +226,7 @@ impl Confirmations {
             }
         };
         tokio::select! {
+            biased;
             read_index = asked => read_index,
             _ = leadership.changed() => None,
         }

@@ -97,6 +97,7 @@ impl ClockWatcher {
                 self.clock.unset();
             }
             let compared_in_time = tokio::select! {
+                biased;
                 () = self.compare_once(&seen) => true,
                 // Whoever takes office is not kept waiting for a comparison begun before.
                 _ = leadership.changed() => false,
@@ -108,6 +109,7 @@ impl ClockWatcher {
             let urgent = seen.leads_here() || self.report.borrow().refuses_lead;
             let pause = if urgent { COMPARE_EVERY } else { COMPARE_EVERY * 2 };
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(pause) => {}
                 _ = leadership.changed() => leadership.mark_changed(),
             }

@@ -4,6 +4,8 @@ mod agreement;
 mod clocks;
 mod commands;
 mod members;
+mod memory_network;
+mod one_thread;
 mod proposals;
 mod reads;
 mod test_cluster;

@@ -2,7 +2,7 @@
 
 use conclave_cluster::{
     command::{AtAuditLimit, AuditRetention},
-    node::{Cluster, ClusterOptions, ClusterStatus, Rejoin},
+    node::{Cluster, ClusterOptions, ClusterParts, ClusterStatus, Rejoin},
     time::{Clocks, SystemClocks},
 };
 use rcgen::{
@@ -123,9 +123,12 @@ impl TestCluster {
     /// Starts a node that does not run.
     pub async fn run(&mut self, number: usize) {
         assert!(self.nodes[number].is_none(), "node {number} runs already");
-        let node = Cluster::start_with_clocks(self.options[number].clone(), self.walls[number].clone())
-            .await
-            .unwrap();
+        let options = self.options[number].clone();
+        let parts = ClusterParts {
+            clocks: self.walls[number].clone(),
+            ..ClusterParts::system(&options).unwrap()
+        };
+        let node = Cluster::start_with(options, parts).await.unwrap();
         self.nodes[number] = Some(node);
     }
 

@@ -3,10 +3,10 @@
 use crate::{
     identity::ClusterId,
     storage::{
+        engine::LogDisk,
         fatal::OnFatal,
         identity_store::{Identity, IdentityStore},
         record,
-        rocks_engine::RocksEngine,
         snapshot_store::replace_file,
     },
 };
@@ -15,15 +15,12 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
-/// The database of log, vote and identity within a data directory.
-pub(crate) const LOG_DIRECTORY: &str = "log";
 /// The snapshots within a data directory.
 pub(crate) const SNAPSHOT_DIRECTORY: &str = "snapshots";
-/// What a data directory holds. The log goes last: it bears the mark.
-const SET_ASIDE: [&str; 3] = ["state", SNAPSHOT_DIRECTORY, LOG_DIRECTORY];
+/// What a data directory holds beside the log.
+const SET_ASIDE: [&str; 2] = ["state", SNAPSHOT_DIRECTORY];
 
 /// Says that this directory's data was set aside, and of which cluster it was.
 const MARK: &str = "set-aside";
@@ -59,12 +56,11 @@ pub(crate) fn set_aside_from(data_dir: &Path) -> io::Result<Option<ClusterId>> {
 ///
 /// # Errors
 /// The directory's, naming the path.
-pub fn set_aside_if_reverted(data_dir: &Path) -> io::Result<Option<PathBuf>> {
-    let log = data_dir.join(LOG_DIRECTORY);
-    if !log.exists() {
+pub fn set_aside_if_reverted(data_dir: &Path, disk: &dyn LogDisk) -> io::Result<Option<PathBuf>> {
+    if !disk.exists() {
         return Ok(None);
     }
-    let identity = IdentityStore::new(Arc::new(RocksEngine::open(&log)?), OnFatal::exit()).load()?;
+    let identity = IdentityStore::new(disk.open()?, OnFatal::exit()).load()?;
     let Identity::Reverted { was, reason } = identity else {
         return Ok(None);
     };
@@ -84,5 +80,8 @@ pub fn set_aside_if_reverted(data_dir: &Path) -> io::Result<Option<PathBuf>> {
         File::open(&aside)?.sync_all()?;
         File::open(data_dir)?.sync_all()?;
     }
+    // The log goes last: it bears the mark.
+    disk.set_aside(&aside)?;
+    File::open(data_dir)?.sync_all()?;
     Ok(Some(aside))
 }

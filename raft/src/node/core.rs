@@ -13,9 +13,9 @@ use crate::{
     identity::{ClusterId, NodeRecord, RaftId},
     runtime::Runtime,
     storage::{
+        engine::LogEngine,
         identity_store::{Identity, IdentityStore},
         log_store::LogStore,
-        rocks_engine::RocksEngine,
         snapshot_store::{SnapshotData, SnapshotStore},
         space::{self, EntryClass, SpaceGate, SpaceLevel, SpaceProbe},
         state_machine_adapter::StateMachineThread,
@@ -76,7 +76,7 @@ pub(crate) struct Core {
 /// What a running node holds on to.
 #[derive(Clone)]
 pub(crate) struct Opened {
-    pub engine: Arc<RocksEngine>,
+    pub engine: Arc<dyn LogEngine>,
     pub identity_store: IdentityStore,
     pub log: LogStore,
     pub snapshots: SnapshotStore,
@@ -159,7 +159,7 @@ impl Core {
     }
 
     /// Lets go of the service and of the disk. The last user of what remains closes the disk.
-    pub fn close(&self) -> Option<Arc<RocksEngine>> {
+    pub fn close(&self) -> Option<Arc<dyn LogEngine>> {
         self.locked_opened().take().map(|opened| opened.engine)
     }
 

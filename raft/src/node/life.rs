@@ -6,31 +6,23 @@ use super::{
     core::{Core, Opened},
     membership,
     options::{RaftOptions, StartError},
+    parts::NodeParts,
     status,
 };
 use crate::{
-    formation::{
-        self,
-        directory::{LOG_DIRECTORY, SNAPSHOT_DIRECTORY},
-    },
+    formation::{self, directory::SNAPSHOT_DIRECTORY},
     identity::RaftId,
     state_machine::{LogPosition, StateMachine},
     storage::{
+        engine::LogDisk,
         identity_store::{Formation, Identity, IdentityStore},
         log_store::{BeforePurge, LogStore, LogStoreOptions},
-        rocks_engine::RocksEngine,
         snapshot_policy,
         snapshot_store::SnapshotStore,
-        space::{SpaceGate, probe_for},
+        space::SpaceGate,
         state_machine_adapter::{StateMachineAdapter, StateMachineThread},
     },
-    transport::{
-        Transport,
-        raft_network::NetworkFactory,
-        sending_snapshot::off_thread,
-        server,
-        tls::{CertifiedName, NodeTls},
-    },
+    transport::{Transport, raft_network::NetworkFactory, sending_snapshot::off_thread, server},
     types::Raft,
 };
 use futures::FutureExt;
@@ -39,11 +31,8 @@ use openraft::{
     errors::{InitializeError, RaftError},
     storage::RaftLogStorage,
 };
-use std::{collections::BTreeMap, fs, io, net, sync::Arc, time::Duration};
-use tokio::{
-    net::TcpListener,
-    time::{Instant, timeout},
-};
+use std::{collections::BTreeMap, fs, io, sync::Arc, time::Duration};
+use tokio::time::{Instant, timeout};
 
 /// How often free space is measured.
 const MEASURE_SPACE_EVERY: Duration = Duration::from_millis(500);
@@ -57,32 +46,29 @@ const HAND_OVER_ELECTION_TIMEOUTS: u32 = 8;
 /// Opens everything and starts the tasks.
 pub(super) async fn start(
     options: RaftOptions,
-    listener: net::TcpListener,
+    parts: NodeParts,
     state_machine: Arc<dyn StateMachine>,
     service: Arc<dyn PeerService>,
 ) -> Result<(Arc<Core>, Arc<Transport>), StartError> {
     raft_config(&options)?;
-    let tls = NodeTls::load(
-        options.tls.clone(),
-        CertifiedName {
-            cluster: options.cluster_name.clone(),
-            node: options.node_name.clone(),
-        },
-    )?;
-    listener.set_nonblocking(true)?;
-    let listener = TcpListener::from_std(listener)?;
     fs::create_dir_all(&options.data_dir)?;
     let set_aside_from = formation::set_aside_from(&options.data_dir)?;
-    let probe = probe_for(&options.data_dir, options.free_space_file.clone());
+    let NodeParts {
+        disk,
+        network,
+        listener,
+        space: probe,
+    } = parts;
     let space = SpaceGate::new(Arc::clone(&probe), options.reserves)?;
     let opening = options.clone();
-    let (identity, applied, opened) = off_thread(move || open(&opening, state_machine, service)).await?;
+    let (identity, applied, opened) =
+        off_thread(move || open(&opening, &*disk, state_machine, service)).await?;
     check(&identity, applied, opened.log.clone())
         .await
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", options.data_dir.display())))?;
     take_up_installed(applied, opened.log.clone()).await?;
     let core = Core::new(options, identity, opened, space.clone(), probe, set_aside_from);
-    let transport = Transport::new(tls, Arc::clone(&core) as _);
+    let transport = Transport::new(network, Arc::clone(&core) as _);
     status::publish_identity(&core);
     let spawn = |what, task| transport.spawn(Arc::clone(&core).supervise(what, task));
     let serving = server::serve(Arc::clone(&transport), listener);
@@ -156,10 +142,11 @@ pub(super) async fn stop(core: &Arc<Core>, transport: &Arc<Transport>) {
 
 fn open(
     options: &RaftOptions,
+    disk: &dyn LogDisk,
     state_machine: Arc<dyn StateMachine>,
     service: Arc<dyn PeerService>,
 ) -> io::Result<(Identity, Option<LogPosition>, Opened)> {
-    let engine = Arc::new(RocksEngine::open(&options.data_dir.join(LOG_DIRECTORY))?);
+    let engine = disk.open()?;
     let identity_store = IdentityStore::new(engine.clone(), options.on_fatal.clone());
     let identity = identity_store.load_for(&options.cluster_name, &options.node_name)?;
     let applied = state_machine.applied()?.position;

@@ -65,13 +65,14 @@ pub(super) async fn follow(core: Arc<Core>, transport: Arc<Transport>, raft: Raf
             return core.halt(reason);
         }
         let more = tokio::select! {
-            more = metrics.changed() => more.is_ok(),
-            more = space.changed() => more.is_ok(),
+            biased;
             _ = look_for_silence.tick() => {
                 let present = metrics.borrow_and_update().clone();
                 silent = silent_leader(&raft, &present, silence).await;
                 true
             }
+            more = space.changed() => more.is_ok(),
+            more = metrics.changed() => more.is_ok(),
         };
         if !more {
             return core.halt("Raft ended without a word: it panicked".into());

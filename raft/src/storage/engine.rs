@@ -6,7 +6,26 @@
 //! process, not that of the machine. Calls block; the callers keep them off the async threads.
 
 use bytes::Bytes;
-use std::{io, ops::Range};
+use std::{io, ops::Range, path::Path, sync::Arc};
+
+/// Where a node's log lies, also while nobody has it open. Calls block.
+pub trait LogDisk: Send + Sync + 'static {
+    /// Opens the log, or makes an empty one. Nobody else may have it open.
+    ///
+    /// # Errors
+    /// Names what is damaged or in use.
+    fn open(&self) -> io::Result<Arc<dyn LogEngine>>;
+
+    /// Whether there is a log.
+    fn exists(&self) -> bool;
+
+    /// Moves the log, which nobody has open, into a folder of the data directory. The next
+    /// [`Self::open`] makes an empty one.
+    ///
+    /// # Errors
+    /// The file system's.
+    fn set_aside(&self, folder: &Path) -> io::Result<()>;
+}
 
 /// What a write must survive before it returns.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

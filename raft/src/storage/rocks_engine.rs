@@ -5,7 +5,7 @@
 
 use super::{
     durable_directory,
-    engine::{Batch, Change, Durability, LogEngine, Visit},
+    engine::{Batch, Change, Durability, LogDisk, LogEngine, Visit},
     write_ahead_log,
 };
 use bytes::Bytes;
@@ -14,10 +14,41 @@ use rocksdb::{
     WriteOptions,
 };
 use std::{
-    io,
+    fs, io,
     ops::Range,
     path::{Path, PathBuf},
+    sync::Arc,
 };
+
+/// A [`LogDisk`] within a data directory.
+pub struct RocksDisk {
+    directory: PathBuf,
+}
+
+impl RocksDisk {
+    const DIRECTORY: &str = "log";
+
+    /// The log of this data directory.
+    pub fn within(data_dir: &Path) -> Self {
+        Self {
+            directory: data_dir.join(Self::DIRECTORY),
+        }
+    }
+}
+
+impl LogDisk for RocksDisk {
+    fn open(&self) -> io::Result<Arc<dyn LogEngine>> {
+        Ok(Arc::new(RocksEngine::open(&self.directory)?))
+    }
+
+    fn exists(&self) -> bool {
+        self.directory.exists()
+    }
+
+    fn set_aside(&self, folder: &Path) -> io::Result<()> {
+        fs::rename(&self.directory, folder.join(Self::DIRECTORY))
+    }
+}
 
 /// A [`LogEngine`] in a directory.
 pub struct RocksEngine {

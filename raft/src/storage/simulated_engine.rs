@@ -3,14 +3,55 @@
 //! Invariant: after [`SimulatedEngine::crash`] exactly what a synced write covered is left, and
 //! nothing can be written through the handles from before.
 
-use super::engine::{Batch, Change, Durability, LogEngine, Visit};
+use super::engine::{Batch, Change, Durability, LogDisk, LogEngine, Visit};
 use bytes::Bytes;
 use std::{
     collections::BTreeMap,
     io,
     ops::Range,
+    path::Path,
     sync::{Arc, Mutex, MutexGuard},
 };
+
+/// The [`LogDisk`] of a simulated machine. It outlives the node, and remembers what a power cut leaves.
+#[derive(Default)]
+pub struct SimulatedDisk {
+    engine: Mutex<SimulatedEngine>,
+}
+
+impl SimulatedDisk {
+    /// Cuts the power: what has the log open cannot write any more, and the next start finds exactly
+    /// what was synced.
+    pub fn crash(&self) {
+        let mut engine = self.lock();
+        *engine = engine.crash();
+    }
+
+    /// The log as it is now.
+    pub fn engine(&self) -> SimulatedEngine {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, SimulatedEngine> {
+        self.engine.lock().expect("no holder of the lock panics")
+    }
+}
+
+impl LogDisk for SimulatedDisk {
+    fn open(&self) -> io::Result<Arc<dyn LogEngine>> {
+        Ok(Arc::new(self.engine()))
+    }
+
+    fn exists(&self) -> bool {
+        !self.engine().lock().present.is_empty()
+    }
+
+    /// What is set aside is gone.
+    fn set_aside(&self, _folder: &Path) -> io::Result<()> {
+        *self.lock() = SimulatedEngine::default();
+        Ok(())
+    }
+}
 
 /// A [`LogEngine`] for tests and simulations. Clones share the same machine.
 #[derive(Clone, Default)]

@@ -1,28 +1,22 @@
-//! Making a connection: TCP, TLS, greeting, all within a deadline.
+//! Making a connection: a proven stream and a greeting, all within a deadline.
 
 use super::{
     Target, Transport,
     frame::{FrameReader, FrameWriter},
     greeting::{Greeting, Lane, Rejection, Verdict},
     in_force::InForce,
+    network::{ByteStream, Incoming, NetworkFault, Proven},
     reports::Subject,
-    tls::unnamed_server,
 };
 use crate::{metric_definitions as metric, node::Peer};
 use std::{io, sync::Arc, time::Duration};
 use tokio::{
     io::{ReadHalf, WriteHalf},
-    net::TcpStream,
     time::timeout,
 };
-use tokio_rustls::TlsStream;
 
-/// For TCP, TLS and greeting together.
+/// For stream, proof and greeting together.
 pub(crate) const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
-/// Bytes that were sent and not acknowledged by the peer's kernel for so long end a connection.
-const TCP_UNACKNOWLEDGED: Duration = Duration::from_secs(5);
-/// Silence after which the peer's kernel is probed.
-const TCP_KEEPALIVE: Duration = Duration::from_secs(5);
 
 /// A connection whose greeting has succeeded.
 pub(crate) struct Connection {
@@ -33,8 +27,8 @@ pub(crate) struct Connection {
     pub in_force: InForce,
 }
 
-pub(crate) type Reader = FrameReader<ReadHalf<TlsStream<TcpStream>>>;
-pub(crate) type Writer = FrameWriter<WriteHalf<TlsStream<TcpStream>>>;
+pub(crate) type Reader = FrameReader<ReadHalf<Box<dyn ByteStream>>>;
+pub(crate) type Writer = FrameWriter<WriteHalf<Box<dyn ByteStream>>>;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +45,15 @@ pub(crate) enum ConnectFault {
     Refused { peer: String, rejection: Rejection },
     #[error("{peer} refuses this node: {rejection}")]
     RefusedBy { peer: String, rejection: Rejection },
+}
+
+impl From<NetworkFault> for ConnectFault {
+    fn from(fault: NetworkFault) -> Self {
+        match fault {
+            NetworkFault::Io(error) => Self::Io(error),
+            NetworkFault::Certificate(fault) => Self::Certificate(fault),
+        }
+    }
 }
 
 /// Connects to a node.
@@ -75,24 +78,24 @@ async fn dial_and_greet(
 ) -> Result<Connection, ConnectFault> {
     let known = transport.acknowledged.snapshot();
     let configured = transport.host.configured_address(&target.name);
-    let tcp = TcpStream::connect(configured.unwrap_or(&target.address)).await?;
-    tune(&tcp)?;
-    let certificates = transport.tls.current();
-    let tls = certificates.connector().connect(unnamed_server(), tcp).await?;
-    let proof = tls.get_ref().1.peer_certificates();
-    let (certified, in_force) = (transport.tls.peer_name(proof)?, certificates.in_force(proof)?);
-    if certified != target.name {
+    let address = configured.unwrap_or(&target.address);
+    let Proven {
+        node_name,
+        stream,
+        in_force,
+    } = transport.network.dial(address).await?;
+    if node_name != target.name {
         return Err(ConnectFault::OtherNode {
-            certified,
+            certified: node_name,
             wanted: target.name.clone(),
         });
     }
-    let (reader, writer) = tokio::io::split(TlsStream::from(tls));
+    let (reader, writer) = tokio::io::split(stream);
     let (mut reader, mut writer) = (FrameReader::new(reader), FrameWriter::new(writer));
     let (theirs, _) = reader.read::<Greeting>().await?;
     let mine = Greeting::of(&*transport.host, Some(lane), target.raft_id)?;
     writer.write(&mine, &[]).await?;
-    let checked = theirs.check(&mine, &certified, &known, &*transport.host);
+    let checked = theirs.check(&mine, &node_name, &known, &*transport.host);
     let peer = conclude(transport, &mut reader, &mut writer, &theirs, checked).await?;
     if in_force.is_withdrawn() {
         return Err(in_force.withdrawn().await.into());
@@ -108,15 +111,15 @@ async fn dial_and_greet(
 /// Accepts a node's connection.
 pub(crate) async fn accept(
     transport: &Transport,
-    tcp: TcpStream,
+    incoming: Incoming,
 ) -> Result<(Lane, Connection), ConnectFault> {
     timeout(CONNECT_DEADLINE, async {
-        tune(&tcp)?;
-        let certificates = transport.tls.current();
-        let tls = certificates.acceptor().accept(tcp).await?;
-        let proof = tls.get_ref().1.peer_certificates();
-        let (certified, in_force) = (transport.tls.peer_name(proof)?, certificates.in_force(proof)?);
-        let (reader, writer) = tokio::io::split(TlsStream::from(tls));
+        let Proven {
+            node_name,
+            stream,
+            in_force,
+        } = incoming.proving.await?;
+        let (reader, writer) = tokio::io::split(stream);
         let (mut reader, mut writer) = (FrameReader::new(reader), FrameWriter::new(writer));
         let known = transport.acknowledged.snapshot();
         let mine = Greeting::of(&*transport.host, None, None)?;
@@ -124,7 +127,7 @@ pub(crate) async fn accept(
         writer.flush().await?;
         let (theirs, _) = reader.read::<Greeting>().await?;
         let checked = theirs
-            .check(&mine, &certified, &known, &*transport.host)
+            .check(&mine, &node_name, &known, &*transport.host)
             .and_then(|peer| Ok((peer, theirs.lane.ok_or(Rejection::NoLane)?)));
         let lane = checked.as_ref().ok().map(|(_, lane)| *lane);
         let checked = checked.map(|(peer, _)| peer);
@@ -185,15 +188,4 @@ async fn conclude(
             })
         }
     }
-}
-
-/// Small frames leave at once, and a peer that vanished is noticed.
-fn tune(tcp: &TcpStream) -> io::Result<()> {
-    use rustix::net::sockopt;
-    tcp.set_nodelay(true)?;
-    sockopt::set_socket_keepalive(tcp, true)?;
-    sockopt::set_tcp_keepidle(tcp, TCP_KEEPALIVE)?;
-    sockopt::set_tcp_keepintvl(tcp, Duration::from_secs(1))?;
-    sockopt::set_tcp_user_timeout(tcp, TCP_UNACKNOWLEDGED.as_millis() as u32)?;
-    Ok(())
 }

@@ -17,12 +17,20 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// Whether a connection's certificates are in force.
-pub(crate) struct InForce {
+pub struct InForce {
     withdrawn: CancellationToken,
-    _watching: AbortOnDropHandle<()>,
+    _watching: Option<AbortOnDropHandle<()>>,
 }
 
 impl InForce {
+    /// For as long as the connection lasts: nothing that expires was needed to open it.
+    pub fn always() -> Self {
+        Self {
+            withdrawn: CancellationToken::new(),
+            _watching: None,
+        }
+    }
+
     /// From now until the certificates are replaced or their time ends, whichever comes first.
     pub fn begin(replaced: &CancellationToken, expires: SystemTime) -> Self {
         let withdrawn = replaced.child_token();
@@ -40,7 +48,7 @@ impl InForce {
         });
         Self {
             withdrawn,
-            _watching: AbortOnDropHandle::new(watching),
+            _watching: Some(AbortOnDropHandle::new(watching)),
         }
     }
 

@@ -1,7 +1,7 @@
 //! What travels between nodes, and over what.
 //!
-//! A pair of nodes keeps up to four connections in each direction, each mutual TLS 1.3 and each
-//! opened by a greeting in which both sides prove which incarnation of which node they are:
+//! A pair of nodes keeps up to four connections in each direction, each mutual TLS 1.3 (or what
+//! another [`network`] gives) and each opened by a greeting in which both sides prove which incarnation of which node they are:
 //!
 //! | lane       | carries                                                       |
 //! |------------|---------------------------------------------------------------|
@@ -19,9 +19,10 @@ pub(crate) mod connection;
 pub(crate) mod frame;
 pub(crate) mod greeting;
 pub(crate) mod host;
-pub(crate) mod in_force;
+pub mod in_force;
 pub(crate) mod messages;
 pub(crate) mod multiplexed;
+pub mod network;
 pub(crate) mod raft_network;
 pub(crate) mod receiving_snapshot;
 pub(crate) mod reports;
@@ -29,6 +30,7 @@ pub(crate) mod sending_snapshot;
 pub(crate) mod server;
 pub(crate) mod snapshots_sent;
 pub mod tls;
+pub mod tls_network;
 
 #[cfg(test)]
 mod golden;
@@ -38,6 +40,7 @@ use acknowledged::Acknowledgements;
 use greeting::Lane;
 use host::Host;
 use multiplexed::Link;
+use network::Network;
 use reports::Reports;
 use snapshots_sent::SnapshotsSent;
 use std::{
@@ -45,7 +48,6 @@ use std::{
     future::Future,
     sync::{Arc, Mutex, PoisonError},
 };
-use tls::NodeTls;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Another node, as one wants to reach it.
@@ -61,8 +63,8 @@ pub(crate) struct Target {
 
 /// This node's end of every connection.
 pub(crate) struct Transport {
-    /// Certificates.
-    pub tls: NodeTls,
+    /// Streams to other nodes.
+    pub network: Arc<dyn Network>,
     /// The node that the transport serves.
     pub host: Arc<dyn Host>,
     /// What peers acknowledged.
@@ -79,9 +81,9 @@ pub(crate) struct Transport {
 }
 
 impl Transport {
-    pub fn new(tls: NodeTls, host: Arc<dyn Host>) -> Arc<Self> {
+    pub fn new(network: Arc<dyn Network>, host: Arc<dyn Host>) -> Arc<Self> {
         Arc::new(Self {
-            tls,
+            network,
             host,
             acknowledged: Acknowledgements::default(),
             snapshots_sent: SnapshotsSent::default(),

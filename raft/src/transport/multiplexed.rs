@@ -224,8 +224,9 @@ async fn converse(connection: Connection, first: Asked, questions: &mut mpsc::Re
         }
     };
     let ended: io::Result<()> = tokio::select! {
-        ended = write => ended,
+        biased;
         ended = read => ended,
+        ended = write => ended,
         withdrawn = in_force.withdrawn() => Err(withdrawn),
     };
     let reason = ended.map_or_else(

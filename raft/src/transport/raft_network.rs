@@ -236,6 +236,7 @@ impl NetSnapshot<LogTypes> for Network {
         let sending =
             sending_snapshot::send(&self.transport, &self.target, vote, snapshot, option.soft_ttl());
         tokio::select! {
+            biased;
             closed = cancel => Err(StreamingError::Closed(closed)),
             sent = sending => sent.map(SnapshotResponse::new).map_err(StreamingError::from),
         }

@@ -156,6 +156,7 @@ async fn conclude(
     let mut working = interval(WORKING_EVERY);
     loop {
         tokio::select! {
+            biased;
             concluded = &mut concluding => return Ok(match concluded {
                 Ok(vote) => SnapshotAnswer::Done(vote.into()),
                 Err(refusal) => SnapshotAnswer::Refused(refusal),

@@ -10,6 +10,7 @@ use super::{
     greeting::Lane,
     host::Endpoint,
     messages::{Answer, Append, AppendAnswer, AppendFrame, Question, Refusal, Reply, Request, Transfer},
+    network::{Incoming, Listener},
     receiving_snapshot,
 };
 use crate::{
@@ -22,7 +23,6 @@ use futures::{StreamExt, stream::BoxStream};
 use openraft::raft::{AppendEntriesRequest, StreamAppendResult, TransferLeaderRequest};
 use std::{future::Future, io, sync::Arc, time::Duration};
 use tokio::{
-    net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::timeout,
 };
@@ -37,18 +37,19 @@ const APPEND_BYTES: usize = 32 * 1024 * 1024;
 const ROOM_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Accepts connections until the transport stops.
-pub(crate) async fn serve(transport: Arc<Transport>, listener: TcpListener) {
+pub(crate) async fn serve(transport: Arc<Transport>, mut listener: Box<dyn Listener>) {
     let connections = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(permit) = Arc::clone(&connections).acquire_owned().await else {
             return;
         };
         match listener.accept().await {
-            Ok((tcp, from)) => {
+            Ok(incoming) => {
                 let serving = Arc::clone(&transport);
                 transport.spawn(async move {
                     let _permit = permit;
-                    match serve_connection(&serving, tcp).await {
+                    let from = incoming.from.clone();
+                    match serve_connection(&serving, incoming).await {
                         Ok(()) => {}
                         Err(fault @ (ConnectFault::Io(_) | ConnectFault::TimedOut)) => {
                             tracing::info!(%from, reason = %fault, "a node's connection ended");
@@ -67,8 +68,8 @@ pub(crate) async fn serve(transport: Arc<Transport>, listener: TcpListener) {
     }
 }
 
-async fn serve_connection(transport: &Arc<Transport>, tcp: TcpStream) -> Result<(), ConnectFault> {
-    let (lane, connection) = accept(transport, tcp).await?;
+async fn serve_connection(transport: &Arc<Transport>, incoming: Incoming) -> Result<(), ConnectFault> {
+    let (lane, connection) = accept(transport, incoming).await?;
     tracing::debug!(peer = %connection.peer.name, ?lane, "a node connected");
     let served = match lane {
         Lane::Control | Lane::Service => serve_questions(transport, connection).await,
@@ -107,8 +108,9 @@ async fn serve_questions(transport: &Arc<Transport>, connection: Connection) -> 
         }
     };
     tokio::select! {
-        ended = read => ended,
+        biased;
         ended = write_answers(writer, answers) => ended,
+        ended = read => ended,
     }
 }
 
@@ -265,8 +267,9 @@ async fn serve_appends(transport: &Arc<Transport>, connection: Connection) -> io
         }
     };
     tokio::select! {
-        ended = read => ended,
+        biased;
         ended = write_outcomes(writer, going) => ended,
+        ended = read => ended,
     }
 }
 

@@ -14,7 +14,8 @@ use conclave_raft::{
     formation::{messages::JoinGrant, set_aside_if_reverted},
     identity::{NodeRecord, RaftId},
     node::{
-        Applied, MembershipChange, Peer, PeerService, ProposeError, RaftNode, RaftOptions, RaftStatus, Role,
+        Applied, MembershipChange, NodeParts, Peer, PeerService, ProposeError, RaftNode, RaftOptions,
+        RaftStatus, Role,
     },
     storage::{
         fatal::OnFatal,
@@ -178,10 +179,11 @@ impl TestCluster {
     /// Starts a node with options of its own.
     pub async fn try_start_with(&self, options: RaftOptions) -> Result<TestNode, String> {
         let address = self.address(&options.node_name);
-        set_aside_if_reverted(&options.data_dir).map_err(|error| error.to_string())?;
-        let journal = Arc::new(Journal::open(&options.data_dir.join("state")).unwrap());
         let listener = TcpListener::bind(address).unwrap();
-        let raft = RaftNode::start(options, listener, journal.clone(), self.service.clone())
+        let parts = NodeParts::system(&options, listener).map_err(|error| error.to_string())?;
+        set_aside_if_reverted(&options.data_dir, &*parts.disk).map_err(|error| error.to_string())?;
+        let journal = Arc::new(Journal::open(&options.data_dir.join("state")).unwrap());
+        let raft = RaftNode::start(options, parts, journal.clone(), self.service.clone())
             .await
             .map_err(|error| error.to_string())?;
         self.service.nodes.lock().unwrap().push(raft.clone());
