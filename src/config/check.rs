@@ -297,12 +297,13 @@ impl Checker<'_> {
         }
     }
 
-    /// Whether nothing was found in `[tls]` so far.
+    /// Whether no error was found in `[tls]` so far.
     fn tls_is_right(&self) -> bool {
-        !self
+        let mut errors = self
             .findings
             .iter()
-            .any(|finding| finding.key.starts_with("tls."))
+            .filter(|finding| finding.severity == Severity::Error);
+        !errors.any(|finding| finding.key.starts_with("tls."))
     }
 
     fn check_readable(&mut self, key: &str, path: &Path) -> Option<fs::Metadata> {
@@ -834,6 +835,15 @@ key_file = "seal.key"
         let findings = findings_of(&GOOD.replace("\"api.", "\"expired."));
         assert!(
             findings[0].starts_with("node.toml:10: warning: tls.api_certificate: expired.pem has expired"),
+            "{findings:?}"
+        );
+        // And hides no error.
+        let text = GOOD
+            .replace("\"api.", "\"expired.")
+            .replace("client-ca", "node-ca");
+        let findings = findings_of(&text);
+        assert!(
+            findings.iter().any(|finding| finding.contains("CA in common")),
             "{findings:?}"
         );
     }
