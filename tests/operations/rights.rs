@@ -335,4 +335,18 @@ async fn a_caller_over_its_limit_is_told_when_to_come_back() {
     assert!(edge.operations.admit(&other, Action::Get).is_ok());
     drop(permit);
     assert!(edge.operations.admit(&root, Action::Get).is_ok());
+
+    // It leaves a trace.
+    edge.operations.shutdown(deadline()).await;
+    let query = AuditQuery {
+        outcome: Some(OutcomeKind::Denied),
+        ..AuditQuery::default()
+    };
+    let records = audit(&edge, query).await;
+    let [record] = &records[..] else {
+        panic!("{} records", records.len())
+    };
+    let plain = record.plain.as_ref().unwrap().as_ref().unwrap();
+    assert_eq!((record.action, record.attempts), (Action::Get, 1));
+    assert_eq!(plain.detail.as_deref(), Some("over the rate"));
 }
