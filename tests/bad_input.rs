@@ -618,22 +618,14 @@ async fn a_caller_without_rights_who_hammers_hurts_nobody() {
 
     let stop = Arc::new(AtomicBool::new(false));
     let counter = || Arc::new(AtomicU64::new(0));
-    let (denied, limited, unknown, broken) = (counter(), counter(), counter(), counter());
-    let hammer = |caller: &Setec, count: &Arc<AtomicU64>, broken: &Arc<AtomicU64>| {
-        let (caller, count, limited) = (caller.clone(), count.clone(), limited.clone());
-        let (broken, stop) = (broken.clone(), stop.clone());
+    let (denied, limited, unknown) = (counter(), counter(), counter());
+    let hammer = |caller: &Setec, count: &Arc<AtomicU64>| {
+        let (caller, count, limited, stop) = (caller.clone(), count.clone(), limited.clone(), stop.clone());
         tokio::spawn(async move {
             while !stop.load(Ordering::Relaxed) {
                 let request = caller.request("get").body(r#"{"Name":"app/key"}"#);
-                let response = match request.send().await {
-                    Ok(response) => response,
-                    // A connection on which too many were refused unread is closed; whether this one
-                    // was still looked at is not known.
-                    Err(_) => {
-                        broken.fetch_add(1, Ordering::Relaxed);
-                        continue;
-                    }
-                };
+                // However often: each refusal is answered, on connections that stay.
+                let response = request.send().await.expect("an answer");
                 let status = response.status().as_u16();
                 let text = response.text().await;
                 match status {
@@ -645,8 +637,8 @@ async fn a_caller_without_rights_who_hammers_hurts_nobody() {
         })
     };
     let hammering: Vec<_> = (0..8)
-        .map(|_| hammer(&intruder, &denied, &broken))
-        .chain((0..4).map(|_| hammer(&nobody, &unknown, &counter())))
+        .map(|_| hammer(&intruder, &denied))
+        .chain((0..4).map(|_| hammer(&nobody, &unknown)))
         .collect();
 
     let end = Instant::now() + hammering_time();
@@ -663,11 +655,10 @@ async fn a_caller_without_rights_who_hammers_hurts_nobody() {
     for task in hammering {
         task.await.expect("the hammering went on");
     }
-    let [denied, limited, unknown, broken] =
-        [denied, limited, unknown, broken].map(|count| count.load(Ordering::Relaxed));
+    let [denied, limited, unknown] = [denied, limited, unknown].map(|count| count.load(Ordering::Relaxed));
     eprintln!(
-        "{denied} refused, {limited} over the rate, {unknown} unidentified, {broken} unanswered; {calls} served, \
-         the slowest in {slowest:?}"
+        "{denied} refused, {limited} over the rate, {unknown} unidentified; {calls} served, the slowest in \
+         {slowest:?}"
     );
     assert!(denied > 100 && unknown > 100, "{denied} {unknown}");
     assert!(
@@ -697,11 +688,8 @@ async fn a_caller_without_rights_who_hammers_hurts_nobody() {
             }) += u64::from(record.attempts);
         }
         let shown = format!("{without_right} of {denied}, {over_the_rate} of {limited}");
-        assert!(
-            without_right <= denied + broken && over_the_rate <= limited + broken,
-            "{shown}, {broken} unanswered"
-        );
-        if without_right >= denied && over_the_rate >= limited {
+        assert!(without_right <= denied && over_the_rate <= limited, "{shown}");
+        if without_right == denied && over_the_rate == limited {
             Ok(page.records)
         } else {
             Err(shown)

@@ -16,6 +16,10 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout};
 use zeroize::Zeroizing;
 
+/// So much of a body that nobody wants is read away, within so long.
+const DISCARDED_BYTES: usize = 16 * 1024;
+const DISCARD_TIMEOUT: Duration = Duration::from_millis(200);
+
 /// What dialects work with.
 pub struct Edge {
     /// What they map to.
@@ -140,6 +144,27 @@ impl Call {
         let read = timeout(Duration::from_millis(limit_ms), reading).await;
         read.map_err(|_| BodyError::TooSlow { limit_ms })??;
         Ok(whole)
+    }
+
+    /// Reads away what is left of a small body, so that whoever was refused unread hears why: with the
+    /// rest unread, HTTP/1 closes the connection, and HTTP/2 resets the stream and after about a
+    /// thousand of those closes the connection too.
+    pub(super) async fn discard_body(&mut self) {
+        let body = self.request.body_mut();
+        if hyper::body::Body::size_hint(body).lower() > DISCARDED_BYTES as u64 {
+            return;
+        }
+        let reading = async {
+            let mut left_bytes = DISCARDED_BYTES;
+            while let Some(Ok(frame)) = body.frame().await {
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                let Some(left) = left_bytes.checked_sub(bytes) else {
+                    return;
+                };
+                left_bytes = left;
+            }
+        };
+        let _ = timeout(DISCARD_TIMEOUT, reading).await;
     }
 }
 

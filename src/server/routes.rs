@@ -41,16 +41,18 @@ impl Routes {
         let path = request.uri().path().to_owned();
         let route = api::route(&path);
         let (api, action) = route.labels();
-        if let Err(refused) = entrance.check(request.uri(), request.headers(), connection.local.ip()) {
-            return (api, action, route.refuse(refused.status(), refused.message()));
-        }
         let mut call = Call {
             request,
             connection,
             request_id: request_id.to_owned(),
             slot: None,
         };
-        let answer = route.handle(&self.edge, &mut call).await;
+        let (uri, headers) = (call.request.uri(), call.request.headers());
+        let answer = match entrance.check(uri, headers, call.connection.local.ip()) {
+            Ok(()) => route.handle(&self.edge, &mut call).await,
+            Err(refused) => route.refuse(refused.status(), refused.message()),
+        };
+        call.discard_body().await;
         (api, action, answer.holding(call.slot))
     }
 }
