@@ -2,13 +2,14 @@
 
 use crate::fixture::{OneNode, deadline, full_name, root, version};
 use conclave::{
+    audit::AuditQuery,
     name::StorePath,
     operations::{OperationError, Polled},
     plaintext::Plaintext,
 };
 use conclave_cluster::{
     command::{Command, Expected, Operation, Outcome, Step, Which},
-    model::{Action, AuditStub, Place, Token},
+    model::{Action, AuditStub, OutcomeKind, Place, Token},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -115,7 +116,7 @@ async fn a_poll_discloses_only_what_changed_and_records_only_what_it_discloses()
             .unwrap()
     };
     let records = async || {
-        let query = conclave::audit::AuditQuery {
+        let query = AuditQuery {
             name: Some(app.clone()),
             limit: 1000,
             ..Default::default()
@@ -262,6 +263,22 @@ async fn two_edges_that_put_at_once_agree() {
     let mut versions = futures::future::join_all(puts).await;
     versions.sort_unstable();
     assert_eq!(versions, (1..=40).collect::<Vec<_>>());
+    let query = AuditQuery {
+        name: Some(full_name("app")),
+        limit: 1000,
+        ..Default::default()
+    };
+    let records = edge
+        .operations
+        .audit_list(&root, &query, deadline())
+        .await
+        .unwrap();
+    let outcomes: Vec<_> = records.entries.iter().map(|entry| entry.outcome).collect();
+    assert_eq!(
+        outcomes,
+        [OutcomeKind::Done; 40],
+        "what was sealed again is no refusal"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
