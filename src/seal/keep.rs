@@ -7,7 +7,6 @@
 //! node that finds an older one than its own stored replaces that as well.
 
 use super::{
-    key_files::KeyFiles,
     sealer::{Failure, SealError, Sealer, Standing},
     stored_keyring::{self, Found},
 };
@@ -77,17 +76,18 @@ async fn put_back(sealer: &Sealer, lost_since: Instant) -> Result<(), SealError>
         return Ok(());
     }
     // The same wrapping where possible; under an outdated one others at least hear what is needed.
-    let provider = sealer.read_key_files(|files: &KeyFiles| {
-        files.with_id(&held.seal_key_id).or_else(|_| files.configured())
-    })?;
+    let source = &sealer.source;
+    let provider = source
+        .with_id(&held.seal_key_id)
+        .or_else(|_| source.configured())?;
     let command = match place.found {
-        Found::Nothing => stored_keyring::create_command(&held.keyring, &provider).await?,
+        Found::Nothing => stored_keyring::create_command(&held.keyring, &*provider).await?,
         Found::NoKeyring(occupant) => {
-            stored_keyring::replace_command(&occupant, &held.keyring, &provider).await?
+            stored_keyring::replace_command(&occupant, &held.keyring, &*provider).await?
         }
         Found::Keyring(stored) => match sealer.open(&stored, Some(&held)).await {
             Err(Failure::Lost(_)) => {
-                stored_keyring::replace_command(&stored.occupant, &held.keyring, &provider).await?
+                stored_keyring::replace_command(&stored.occupant, &held.keyring, &*provider).await?
             }
             // Put back meanwhile.
             _ => return Ok(()),

@@ -1,11 +1,21 @@
 //! Which files this node may find its seal key in: the configured one, and those that a `rekey` on
 //! this node brought, until the configuration names them.
 
-use super::{key_file::KeyFile, provider::SealProvider, reason::SealedReason};
-use std::path::PathBuf;
+use super::{
+    key_file::{KeyFile, KeyFileError},
+    provider::{SealProvider, SealSource},
+    reason::SealedReason,
+};
+use std::{
+    path::PathBuf,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
 
 /// The files, by path: each is read anew whenever a key is needed.
-pub struct KeyFiles {
+pub struct KeyFiles(RwLock<Paths>);
+
+struct Paths {
+    /// `None`: the node stays sealed.
     configured: Option<PathBuf>,
     /// The latest last.
     brought: Vec<PathBuf>,
@@ -18,34 +28,46 @@ impl KeyFiles {
 
     /// Only the configured one.
     pub fn new(configured: Option<PathBuf>) -> Self {
-        Self {
+        Self(RwLock::new(Paths {
             configured,
             brought: Vec::new(),
-        }
+        }))
     }
 
     /// The configuration names another now.
-    pub fn configure(&mut self, path: Option<PathBuf>) {
-        self.configured = path;
+    pub fn configure(&self, path: Option<PathBuf>) {
+        self.write().configured = path;
     }
 
-    /// A `rekey` brings one.
-    pub fn bring(&mut self, path: PathBuf) {
-        self.brought.retain(|known| *known != path);
-        self.brought.push(path);
-        if self.brought.len() > Self::BROUGHT {
-            self.brought.remove(0);
+    /// A `rekey` brings one: the key in it, which can be found by its id from now on.
+    pub fn bring(&self, path: PathBuf) -> Result<Arc<dyn SealProvider>, KeyFileError> {
+        let key = KeyFile::load(&path)?;
+        let mut paths = self.write();
+        paths.brought.retain(|known| *known != path);
+        paths.brought.push(path);
+        if paths.brought.len() > Self::BROUGHT {
+            paths.brought.remove(0);
         }
+        Ok(Arc::new(key))
     }
 
-    /// The key in the configured file.
-    pub fn configured(&self) -> Result<KeyFile, SealedReason> {
+    fn read(&self) -> RwLockReadGuard<'_, Paths> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Paths> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Paths {
+    fn configured(&self) -> Result<KeyFile, SealedReason> {
         let path = self.configured.as_ref().ok_or(SealedReason::NoKeyConfigured)?;
-        KeyFile::load(path).map_err(|error| SealedReason::KeyFile(error.to_string()))
+        KeyFile::load(path).map_err(|error| SealedReason::SealKey(error.to_string()))
     }
 
-    /// The key with this id, wherever it is; else why the configured file does not have it.
-    pub fn with_id(&self, id: &str) -> Result<KeyFile, SealedReason> {
+    /// Where the key is nowhere: why the configured file does not have it.
+    fn with_id(&self, id: &str) -> Result<KeyFile, SealedReason> {
         let configured = self.configured();
         if configured.as_ref().is_ok_and(|key| key.id() == id) {
             return configured;
@@ -65,6 +87,16 @@ impl KeyFiles {
     }
 }
 
+impl SealSource for KeyFiles {
+    fn configured(&self) -> Result<Arc<dyn SealProvider>, SealedReason> {
+        Ok(Arc::new(self.read().configured()?))
+    }
+
+    fn with_id(&self, id: &str) -> Result<Arc<dyn SealProvider>, SealedReason> {
+        Ok(Arc::new(self.read().with_id(id)?))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,12 +110,12 @@ mod tests {
             (path, id)
         };
         let (path, configured) = make("configured".to_owned());
-        let mut files = KeyFiles::new(Some(path));
+        let files = KeyFiles::new(Some(path));
         let brought: Vec<_> = (0..=KeyFiles::BROUGHT)
             .map(|number| make(number.to_string()))
             .collect();
         for (path, _) in &brought {
-            files.bring(path.clone());
+            files.bring(path.clone()).unwrap();
         }
         for (_, id) in &brought[1..] {
             assert_eq!(files.with_id(id).unwrap().id(), id);

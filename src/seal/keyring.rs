@@ -338,6 +338,10 @@ fn numbered(keys: &[NumberedKey], number: u32) -> Option<&Key> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        operations::{Polled, SecretValue},
+        seal::KeyFile,
+    };
 
     const A: SecretId = SecretId([1; 16]);
     const B: SecretId = SecretId([2; 16]);
@@ -361,7 +365,25 @@ mod tests {
         impl<T: ?Sized + Serialize> Marker<u16> for T {}
         <Key as Marker<_>>::is_neither();
         <Keyring as Marker<_>>::is_neither();
+        <KeyFile as Marker<_>>::is_neither();
         <Plaintext as Marker<_>>::is_neither();
+        <SecretValue as Marker<_>>::is_neither();
+        <Polled as Marker<_>>::is_neither();
+    }
+
+    /// Likewise, while what was opened has one owner, who wipes it.
+    #[test]
+    fn keyrings_and_plaintexts_are_not_copied() {
+        trait Marker<Which> {
+            fn is_not_copied() {}
+        }
+        impl<T: ?Sized> Marker<()> for T {}
+        impl<T: Clone> Marker<u8> for T {}
+        <Keyring as Marker<_>>::is_not_copied();
+        <KeyFile as Marker<_>>::is_not_copied();
+        <Plaintext as Marker<_>>::is_not_copied();
+        <SecretValue as Marker<_>>::is_not_copied();
+        <Polled as Marker<_>>::is_not_copied();
     }
 
     #[test]

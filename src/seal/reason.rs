@@ -16,13 +16,13 @@ pub enum SealedReason {
          do not restart nodes that are unsealed"
     )]
     KeyringGone,
-    /// No key file is configured.
+    /// No seal key is configured.
     #[error("no seal key is configured")]
     NoKeyConfigured,
-    /// The key file cannot be used.
+    /// The seal key cannot be used now: the file that should hold it, or the service that keeps it.
     #[error("{0}")]
-    KeyFile(String),
-    /// The key file holds another key than the one that the keyring is sealed with.
+    SealKey(String),
+    /// The configured seal key is another than the one that the keyring is sealed with.
     #[error("wrong seal key: the keyring is sealed with key {needed}, the configured key is {configured}")]
     WrongSealKey { needed: String, configured: String },
     /// The stored keyring cannot be opened or read.

@@ -7,10 +7,8 @@
 
 use super::{
     keep,
-    key_file::KeyFile,
-    key_files::KeyFiles,
     keyring::Keyring,
-    provider::SealProvider,
+    provider::{SealProvider, SealSource},
     reason::SealedReason,
     reseal,
     stored_keyring::{self, Found, KeyringPlace, StoredKeyring},
@@ -21,7 +19,6 @@ use conclave_cluster::{
     node::{Cluster, ProposeError},
 };
 use std::{
-    path::PathBuf,
     sync::{Arc, RwLock, RwLockReadGuard},
     time::Duration,
 };
@@ -31,10 +28,10 @@ use tokio::{
 };
 
 /// How a node gets its keys.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SealOptions {
-    /// The seal key's file; `None`: the node stays sealed.
-    pub key_file: Option<PathBuf>,
+    /// Where the seal key is found.
+    pub source: Arc<dyn SealSource>,
     /// How fast a rotation re-seals, in bytes per second. Default 4 MiB.
     pub reseal_bytes_per_s: u64,
 }
@@ -77,9 +74,6 @@ pub enum SealError {
     /// The node is sealed.
     #[error("the node is sealed: {0}")]
     Sealed(#[from] SealedReason),
-    /// The new key file cannot be used.
-    #[error("{0}")]
-    KeyFile(String),
     /// Other nodes changed the keyring meanwhile, too often.
     #[error("the keyring was changed by another node at the same time; try again")]
     Contended,
@@ -95,7 +89,7 @@ pub enum SealError {
 pub struct Sealer {
     pub(super) cluster: Cluster,
     pub(super) reseal_bytes_per_s: u64,
-    key_files: RwLock<KeyFiles>,
+    pub(super) source: Arc<dyn SealSource>,
     keys: RwLock<Result<Held, SealedReason>>,
     pub(super) status: watch::Sender<SealStatus>,
     pub(super) retry: Arc<Notify>,
@@ -132,7 +126,7 @@ impl Sealer {
     /// How often a write of the keyring is tried again when another node was faster.
     const WRITE_TRIES: usize = 8;
 
-    /// Starts sealed and unseals in the background as soon as the key file and the keyring allow.
+    /// Starts sealed and unseals in the background as soon as the seal key and the keyring allow.
     /// The background work ends when the last handle is dropped.
     pub fn start(cluster: Cluster, options: SealOptions) -> Arc<Self> {
         let status = SealStatus {
@@ -147,7 +141,7 @@ impl Sealer {
         let sealer = Arc::new(Self {
             cluster,
             reseal_bytes_per_s: options.reseal_bytes_per_s,
-            key_files: RwLock::new(KeyFiles::new(options.key_file)),
+            source: options.source,
             keys: RwLock::new(Err(SealedReason::Starting)),
             status: watch::Sender::new(status),
             retry: Arc::default(),
@@ -190,16 +184,10 @@ impl Sealer {
         self.status.subscribe()
     }
 
-    /// Reads the key file again and tries to unseal (SIGHUP). Returns at once; the outcome shows in
+    /// Asks for the seal key again and tries to unseal (SIGHUP). Returns at once; the outcome shows in
     /// [`Self::status`]. A node that is unsealed stays so.
     pub fn retry(&self) {
         self.retry.notify_one();
-    }
-
-    /// As [`Self::retry`], with the key file that the configuration names now.
-    pub fn retry_with(&self, key_file: Option<PathBuf>) {
-        self.change_key_files(|files| files.configure(key_file));
-        self.retry();
     }
 
     /// Tries to unseal and waits for the outcome.
@@ -217,20 +205,18 @@ impl Sealer {
         Ok(keyring.key_term())
     }
 
-    /// Wraps the keyring under the key in another file (on this node), and returns that key's id.
-    /// Other nodes stay unsealed, but need the new key in their file before their next start.
-    pub async fn rekey(&self, new_key_file: PathBuf, deadline: Instant) -> Result<String, SealError> {
-        let provider = KeyFile::load(&new_key_file).map_err(|error| SealError::KeyFile(error.to_string()))?;
-        self.change_key_files(|files| files.bring(new_key_file));
-        self.write(deadline, Some(&provider), Keyring::duplicate).await?;
-        Ok(provider.id().to_owned())
+    /// Wraps the keyring under another seal key, which this node's source has to give by its id from
+    /// now on. Other nodes stay unsealed, but need the new key before their next start.
+    pub async fn rekey(&self, provider: &dyn SealProvider, deadline: Instant) -> Result<(), SealError> {
+        self.write(deadline, Some(provider), Keyring::duplicate).await?;
+        Ok(())
     }
 
     /// Reads the stored keyring, changes it, and stores it on the precondition that it is unchanged.
     async fn write(
         &self,
         deadline: Instant,
-        new_provider: Option<&KeyFile>,
+        new_provider: Option<&dyn SealProvider>,
         change: impl Fn(&Keyring) -> Keyring,
     ) -> Result<Keyring, SealError> {
         self.keyring()?;
@@ -251,8 +237,8 @@ impl Sealer {
                     stored_keyring::replace_command(&stored.occupant, &keyring, provider).await?
                 }
                 None => {
-                    let provider = self.key_with_id(stored.seal_key_id())?;
-                    stored_keyring::replace_command(&stored.occupant, &keyring, &provider).await?
+                    let provider = self.source.with_id(stored.seal_key_id())?;
+                    stored_keyring::replace_command(&stored.occupant, &keyring, &*provider).await?
                 }
             };
             let answer = self.cluster.propose(command, deadline).await?;
@@ -345,17 +331,18 @@ impl Sealer {
 
     /// Opens the stored keyring, which must not be older than the one that is held.
     pub(super) async fn open(&self, stored: &StoredKeyring, held: Option<&Held>) -> Result<Held, Failure> {
-        let provider = self.key_with_id(stored.seal_key_id()).map_err(|reason| {
+        let without_key = |reason| {
             if held.is_some_and(|held| stored.holds_the_keys_of(&held.keyring)) {
                 Failure::HoldsAllKeys(reason)
             } else {
                 Failure::Sealed(reason)
             }
-        })?;
-        let keyring = stored.open(&provider).await.map_err(|reason| match reason {
+        };
+        let provider = self.source.with_id(stored.seal_key_id()).map_err(without_key)?;
+        let keyring = stored.open(&*provider).await.map_err(|reason| match reason {
             // It names the right seal key: whoever has that key did not write this.
             SealedReason::Damaged(_) => Failure::Lost(reason),
-            other => Failure::Sealed(other),
+            other => without_key(other),
         })?;
         match held {
             Some(Held { keyring: held, .. })
@@ -375,7 +362,7 @@ impl Sealer {
     /// Proposes the first keyring once a majority confirms that there never was one, and reads what
     /// was stored, whoever proposed it.
     async fn make_keyring(&self) -> Result<KeyringPlace, SealedReason> {
-        let provider = self.read_key_files(KeyFiles::configured)?;
+        let provider = self.source.configured()?;
         let absent = |error: ProposeError| SealedReason::NoKeyring(error.to_string());
         self.check_that_none_was_made()?;
         let deadline = Instant::now() + Self::PATIENCE;
@@ -385,7 +372,7 @@ impl Sealer {
             return Ok(place);
         }
         self.check_that_none_was_made()?;
-        let command: Command = stored_keyring::create_command(&Keyring::generate(), &provider).await?;
+        let command: Command = stored_keyring::create_command(&Keyring::generate(), &*provider).await?;
         let answer = self.cluster.propose(command, deadline).await.map_err(absent)?;
         if !self.cluster.wait_applied(answer.index, deadline).await {
             return Err(absent(ProposeError::OutcomeUnknown));
@@ -415,28 +402,6 @@ impl Sealer {
 
     pub(super) fn read_place(&self) -> Result<KeyringPlace, SealedReason> {
         KeyringPlace::read(&self.cluster.view()).map_err(|error| SealedReason::Damaged(error.to_string()))
-    }
-
-    fn key_with_id(&self, id: &str) -> Result<KeyFile, SealedReason> {
-        self.read_key_files(|files| files.with_id(id))
-    }
-
-    pub(super) fn read_key_files<T>(&self, read: impl FnOnce(&KeyFiles) -> T) -> T {
-        read(
-            &self
-                .key_files
-                .read()
-                .unwrap_or_else(|poisoned| poisoned.into_inner()),
-        )
-    }
-
-    fn change_key_files(&self, change: impl FnOnce(&mut KeyFiles)) {
-        change(
-            &mut self
-                .key_files
-                .write()
-                .unwrap_or_else(|poisoned| poisoned.into_inner()),
-        );
     }
 }
 

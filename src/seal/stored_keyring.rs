@@ -174,7 +174,7 @@ impl StoredKeyring {
             .await
             .map_err(|error| match error {
                 ProviderError::CannotUnwrap { .. } => damaged(&error),
-                ProviderError::Unavailable(reason) => SealedReason::KeyFile(reason),
+                ProviderError::Unavailable(reason) => SealedReason::SealKey(reason),
             })?;
         let sealed = Sealed {
             ciphertext: self.envelope.ciphertext.clone(),
@@ -258,7 +258,7 @@ async fn put(
     let wrapped_key = provider
         .wrap(&key, &wrapping_context(keyring.id()))
         .await
-        .map_err(|error| SealedReason::KeyFile(error.to_string()))?;
+        .map_err(|error| SealedReason::SealKey(error.to_string()))?;
     let bytes = keyring.encode();
     let sealed = cipher::seal(
         keyring.id(),

@@ -6,7 +6,7 @@ use crate::{
     grants::ConfiguredGrants,
     identity::{ConnectionIdentity, Identifier},
     operations::{Caller, Dialect, OperationError, Operations},
-    seal::Sealer,
+    seal::{KeyFiles, Sealer},
 };
 use bytes::Buf;
 use conclave_cluster::{model::Action, node::Cluster};
@@ -28,6 +28,8 @@ pub struct Edge {
     pub cluster: Cluster,
     /// The node's keys.
     pub sealer: Arc<Sealer>,
+    /// The files that it finds its seal key in.
+    pub key_files: Arc<KeyFiles>,
     /// Grants of the configuration.
     pub grants: Arc<ConfiguredGrants>,
     /// Who calls.

@@ -16,12 +16,12 @@ use std::{
     convert::Infallible,
     io,
     net::SocketAddr,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 use tokio::{
-    io::AsyncWriteExt,
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     time::{Instant, sleep_until, timeout},
 };
@@ -94,7 +94,7 @@ pub(super) async fn serve<H: Handler>(
             .max_concurrent_streams(MAX_STREAMS)
             .keep_alive_interval(Some(limits.header_timeout))
             .keep_alive_timeout(limits.header_timeout);
-        let connection = builder.serve_connection(io, service);
+        let connection = pin!(builder.serve_connection(io, service));
         drive(connection, remote, &activity, &limits, &ending, expires).await;
     } else {
         let mut builder = hyper::server::conn::http1::Builder::new();
@@ -103,13 +103,31 @@ pub(super) async fn serve<H: Handler>(
             .header_read_timeout(limits.header_timeout)
             .max_buf_size(limits.header_bytes)
             .half_close(false);
-        let connection = builder.serve_connection(io, service);
-        drive(connection, remote, &activity, &limits, &ending, expires).await;
+        let mut connection = builder.serve_connection(io, service);
+        let error = drive(
+            Pin::new(&mut connection),
+            remote,
+            &activity,
+            &limits,
+            &ending,
+            expires,
+        )
+        .await;
+        if error.is_some_and(|error| error.is_timeout()) && activity.answers() == 0 {
+            let parts = connection.into_parts();
+            if !parts.read_buf.is_empty() {
+                let text = "the request's headers took too long\n";
+                let told = dismiss(parts.io.into_inner(), "408 Request Timeout", text);
+                let _ = timeout(FAREWELL, told).await;
+            }
+        }
     }
 }
 
 /// Requests of one HTTP/2 connection at a time, those included whose answers are not sent yet.
 const MAX_STREAMS: u32 = 64;
+/// How long a peer may take for the last words to it.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// How long any connection may stay.
 const LONGEST_LIFETIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
@@ -117,20 +135,34 @@ const LONGEST_LIFETIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 async fn handshake(mut stream: TcpStream, config: Arc<ServerConfig>) -> io::Result<TlsStream<TcpStream>> {
     let mut first = [0; 1];
     if stream.peek(&mut first).await? == 1 && first[0].is_ascii_uppercase() {
-        const HINT: &str = "this port speaks HTTPS; use https://\n";
-        let answer = format!(
-            "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n\
-             Content-Length: {}\r\nConnection: close\r\n\r\n{HINT}",
-            HINT.len()
-        );
-        stream.write_all(answer.as_bytes()).await?;
-        stream.shutdown().await?;
-        // Closing with unread bytes would reset the connection, and the hint might get lost.
-        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await?;
+        dismiss(
+            &mut stream,
+            "400 Bad Request",
+            "this port speaks HTTPS; use https://\n",
+        )
+        .await?;
         return Err(io::Error::other("the peer speaks plain HTTP"));
     }
     stream.set_nodelay(true)?;
     TlsAcceptor::from(config).accept(stream).await
+}
+
+/// Answers outside of HTTP's machinery, and waits until the peer closes.
+async fn dismiss(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    status: &str,
+    text: &str,
+) -> io::Result<()> {
+    let answer = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n{text}",
+        text.len()
+    );
+    stream.write_all(answer.as_bytes()).await?;
+    stream.shutdown().await?;
+    // Closing with unread bytes would reset the connection, and the answer might get lost.
+    tokio::io::copy(&mut stream, &mut tokio::io::sink()).await?;
+    Ok(())
 }
 
 fn refused(remote: SocketAddr, reason: &str) {
@@ -140,16 +172,15 @@ fn refused(remote: SocketAddr, reason: &str) {
 
 /// Runs a connection. When it has to end, or idles, it is asked to end gracefully, and is dropped
 /// when it does not within the grace: a peer may never confirm that it heard. It is dropped at once
-/// when an answer cannot be sent for too long.
+/// when an answer cannot be sent for too long. Returns the error that ended it, if one did.
 async fn drive<C: GracefulConnection>(
-    connection: C,
+    mut connection: Pin<&mut C>,
     remote: SocketAddr,
     activity: &Activity,
     limits: &ListenerLimits,
     ending: &Ending,
     expires: Option<Instant>,
-) {
-    let mut connection = pin!(connection);
+) -> Option<C::Error> {
     let mut closed_by: Option<Instant> = None;
     let longest_pause = limits.header_timeout.min(limits.send_timeout);
     loop {
@@ -157,10 +188,10 @@ async fn drive<C: GracefulConnection>(
         let sent_by = activity.unsent_since().map(|since| since + limits.send_timeout);
         if sent_by.is_some_and(|by| by <= now) {
             tracing::info!(%remote, "a connection is closed: its peer does not take its answers");
-            return;
+            return None;
         }
         if closed_by.is_some_and(|by| by <= now) {
-            return;
+            return None;
         }
         let idle_by = activity.idle_since().map(|since| since + limits.header_timeout);
         let ends_by = [idle_by, expires].into_iter().flatten().min();
@@ -179,7 +210,7 @@ async fn drive<C: GracefulConnection>(
         let next_look = next_look.into_iter().flatten().min().expect("one is there");
         tokio::select! {
             // An error is the peer's: a reset, a malformed request that was answered 400.
-            _ = connection.as_mut() => return,
+            ended = connection.as_mut() => return ended.err(),
             () = ending.gracefully.cancelled(), if closed_by.is_none() => {}
             () = ending.replaced.cancelled(), if closed_by.is_none() => {}
             () = sleep_until(next_look) => {}
@@ -239,6 +270,11 @@ impl Activity {
     /// Since when the oldest answer waits to be sent.
     fn unsent_since(&self) -> Option<Instant> {
         self.state().unsent.values().next().copied()
+    }
+
+    /// Requests that were answered.
+    fn answers(&self) -> u64 {
+        self.state().answers
     }
 
     fn state(&self) -> MutexGuard<'_, ActivityState> {

@@ -19,7 +19,7 @@ use crate::{
     identity::{Development, Identifier, Tailscale},
     metric_definitions as metrics,
     operations::{OperationLimits, Operations},
-    seal::{SealOptions, Sealer},
+    seal::{KeyFiles, SealOptions, Sealer},
     telemetry,
 };
 use conclave_cluster::{
@@ -132,7 +132,12 @@ impl Node {
             .map_err(start(format!("metrics.listen {listen}")))?;
 
         let cluster = Cluster::start(cluster_options(&config)).await?;
-        let sealer = Sealer::start(cluster.clone(), seal_options(&config));
+        let key_files = Arc::new(KeyFiles::new(config.seal.key_file.clone()));
+        let options = SealOptions {
+            source: key_files.clone(),
+            reseal_bytes_per_s: config.seal.reseal_bytes_per_s,
+        };
+        let sealer = Sealer::start(cluster.clone(), options);
         let operations = Operations::start(
             cluster.clone(),
             sealer.clone(),
@@ -152,6 +157,7 @@ impl Node {
             operations,
             cluster,
             sealer,
+            key_files,
             grants: grants.clone(),
             identifier: Identifier::new(grants, tailscale, development),
             slots: Slots::new(config.limits.requests_in_flight),
@@ -254,10 +260,10 @@ impl Node {
         }
         metrics::count_reload(results.iter().all(|(_, result)| result.is_ok()));
         show_grants(&self.edge);
-        match config {
-            Ok(config) => self.edge.sealer.retry_with(config.seal.key_file),
-            Err(_) => self.edge.sealer.retry(),
+        if let Ok(config) = config {
+            self.edge.key_files.configure(config.seal.key_file);
         }
+        self.edge.sealer.retry();
     }
 
     /// Drains the listeners, writes what is still owed, then hands leadership over and ends: what other
@@ -389,13 +395,6 @@ fn cluster_options(config: &Config) -> ClusterOptions {
             },
         },
         scrub_bytes_per_s: cluster.scrub_bytes_per_s,
-    }
-}
-
-fn seal_options(config: &Config) -> SealOptions {
-    SealOptions {
-        key_file: config.seal.key_file.clone(),
-        reseal_bytes_per_s: config.seal.reseal_bytes_per_s,
     }
 }
 

@@ -4,12 +4,29 @@ use std::{
     collections::{HashMap, hash_map::Entry},
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
+use tokio::time::Instant;
 
 /// Counts connections by their source. Knows only sources with open connections.
 pub(super) struct SourceLimits {
     limit: usize,
-    open: Mutex<HashMap<IpAddr, usize>>,
+    sources: Mutex<HashMap<IpAddr, Source>>,
+}
+
+#[derive(Default)]
+struct Source {
+    open: usize,
+    /// Connections that were refused and not reported yet.
+    unreported: u64,
+    reported: Option<Instant>,
+}
+
+/// The source has its share. Holds how many of its connections were refused since that was last
+/// reported, where that is a minute ago: they cost the source nothing, and must not fill the log.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct SourceFull {
+    pub(super) to_report: Option<u64>,
 }
 
 /// One connection's share. Given back when dropped.
@@ -19,16 +36,28 @@ pub(super) struct SourcePermit {
 }
 
 impl SourceLimits {
+    /// Between two reports about one source.
+    const REPORT_EVERY: Duration = Duration::from_secs(60);
+
     pub(super) fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
             limit,
-            open: Mutex::new(HashMap::new()),
+            sources: Mutex::new(HashMap::new()),
         })
+    }
+
+    /// Connections that one source may have.
+    pub(super) fn limit(&self) -> usize {
+        self.limit
     }
 
     /// A share for one more connection, unless the source has its share. An IPv6 source is its
     /// network of 64 bits, for one host has as many addresses as it likes there.
-    pub(super) fn acquire(self: &Arc<Self>, address: IpAddr) -> Option<SourcePermit> {
+    pub(super) fn acquire(
+        self: &Arc<Self>,
+        address: IpAddr,
+        now: Instant,
+    ) -> Result<SourcePermit, SourceFull> {
         let source = match address.to_canonical() {
             IpAddr::V6(address) => {
                 let network = u128::from(address) & !u128::from(u64::MAX);
@@ -36,26 +65,34 @@ impl SourceLimits {
             }
             address => address,
         };
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = open.entry(source).or_default();
-        if *count >= self.limit {
-            return None;
+        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = sources.entry(source).or_default();
+        if state.open < self.limit {
+            state.open += 1;
+            return Ok(SourcePermit {
+                limits: self.clone(),
+                source,
+            });
         }
-        *count += 1;
-        Some(SourcePermit {
-            limits: self.clone(),
-            source,
-        })
+        state.unreported += 1;
+        let is_due = state
+            .reported
+            .is_none_or(|reported| now.duration_since(reported) >= Self::REPORT_EVERY);
+        let to_report = is_due.then(|| {
+            state.reported = Some(now);
+            std::mem::take(&mut state.unreported)
+        });
+        Err(SourceFull { to_report })
     }
 }
 
 impl Drop for SourcePermit {
     fn drop(&mut self) {
-        let mut open = self.limits.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Entry::Occupied(mut count) = open.entry(self.source) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
+        let mut sources = self.limits.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut source) = sources.entry(self.source) {
+            source.get_mut().open -= 1;
+            if source.get().open == 0 {
+                source.remove();
             }
         }
     }
@@ -69,16 +106,32 @@ mod tests {
     fn each_source_has_its_own_share_and_gives_it_back() {
         let limits = SourceLimits::new(2);
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
-        let first = limits.acquire(address("192.0.2.1")).unwrap();
-        let _second = limits.acquire(address("::ffff:192.0.2.1")).unwrap();
-        assert!(limits.acquire(address("192.0.2.1")).is_none());
-        assert!(limits.acquire(address("192.0.2.2")).is_some());
+        let acquire = |address: IpAddr| limits.acquire(address, Instant::now());
+        let first = acquire(address("192.0.2.1")).unwrap();
+        let _second = acquire(address("::ffff:192.0.2.1")).unwrap();
+        assert!(acquire(address("192.0.2.1")).is_err());
+        assert!(acquire(address("192.0.2.2")).is_ok());
         drop(first);
-        assert!(limits.acquire(address("192.0.2.1")).is_some());
+        assert!(acquire(address("192.0.2.1")).is_ok());
 
-        let _a = limits.acquire(address("2001:db8::1")).unwrap();
-        let _b = limits.acquire(address("2001:db8::2")).unwrap();
-        assert!(limits.acquire(address("2001:db8::3")).is_none());
-        assert_eq!(limits.open.lock().unwrap().len(), 2);
+        let _a = acquire(address("2001:db8::1")).unwrap();
+        let _b = acquire(address("2001:db8::2")).unwrap();
+        assert!(acquire(address("2001:db8::3")).is_err());
+        assert_eq!(limits.sources.lock().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_source_beyond_its_share_is_reported_once_a_minute() {
+        let limits = SourceLimits::new(1);
+        let (address, begin) = ("192.0.2.1".parse().unwrap(), Instant::now());
+        let _open = limits.acquire(address, begin).ok().unwrap();
+        let mut reports = Vec::new();
+        for second in 0..=120 {
+            let now = begin + Duration::from_secs(second);
+            reports.extend(limits.acquire(address, now).err().unwrap().to_report);
+        }
+        assert_eq!(reports, [1, 60, 60]);
+        let other = limits.acquire("192.0.2.2".parse().unwrap(), begin);
+        assert!(other.is_ok());
     }
 }

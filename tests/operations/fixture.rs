@@ -6,7 +6,7 @@ use conclave::{
     name::FullName,
     operations::{Caller, Dialect, OperationError, OperationLimits, Operations, PutVersion},
     plaintext::Plaintext,
-    seal::{KeyFile, SealOptions, SealStatus, Sealer},
+    seal::{KeyFile, KeyFiles, SealError, SealOptions, SealSource, SealStatus, Sealer},
 };
 use conclave_cluster::{command::Which, model::Version, node::Cluster};
 use std::{
@@ -24,6 +24,7 @@ pub struct OneNode {
 pub struct Edge {
     pub operations: Arc<Operations>,
     pub sealer: Arc<Sealer>,
+    pub key_files: Arc<KeyFiles>,
 }
 
 /// Long enough that only a hang reaches it.
@@ -53,13 +54,28 @@ impl OneNode {
     }
 
     pub fn edge_with(&self, key_file: &Path, limits: OperationLimits) -> Edge {
+        let key_files = Arc::new(KeyFiles::new(Some(key_file.to_owned())));
+        let (operations, sealer) = self.edge_of(key_files.clone(), limits);
+        Edge {
+            operations,
+            sealer,
+            key_files,
+        }
+    }
+
+    /// The parts of an edge that finds its seal key wherever this says.
+    pub fn edge_of(
+        &self,
+        source: Arc<dyn SealSource>,
+        limits: OperationLimits,
+    ) -> (Arc<Operations>, Arc<Sealer>) {
         let options = SealOptions {
-            key_file: Some(key_file.to_owned()),
+            source,
             reseal_bytes_per_s: 64 << 20,
         };
         let sealer = Sealer::start(self.cluster.clone(), options);
         let operations = Operations::start(self.cluster.clone(), sealer.clone(), "n1".to_owned(), limits);
-        Edge { operations, sealer }
+        (operations, sealer)
     }
 
     /// An unsealed edge.
@@ -75,6 +91,13 @@ impl Edge {
         let mut status = self.sealer.status();
         let found = timeout(PATIENCE, status.wait_for(|status| condition(status))).await;
         found.expect("the seal never came to stand so").unwrap().clone()
+    }
+
+    /// Wraps the keyring under the key in this file, and returns that key's id.
+    pub async fn rekey(&self, file: PathBuf) -> Result<String, SealError> {
+        let provider = self.key_files.bring(file).expect("a key file");
+        self.sealer.rekey(&*provider, deadline()).await?;
+        Ok(provider.id().to_owned())
     }
 
     pub async fn put(&self, caller: &Caller, name: &str, value: &str) -> Result<PutVersion, OperationError> {

@@ -6,5 +6,6 @@ mod lone_node;
 
 mod fixture;
 mod rights;
+mod seal_source;
 mod sealing;
 mod values;

@@ -21,7 +21,7 @@ async fn a_node_without_its_key_is_sealed_until_the_key_comes() {
     let node = OneNode::start().await;
     let path = node.folder.path().join("late.key");
     let edge = node.edge(&path);
-    edge.wait(|status| matches!(status.sealed, Some(SealedReason::KeyFile(_))))
+    edge.wait(|status| matches!(status.sealed, Some(SealedReason::SealKey(_))))
         .await;
     let refused = edge.get(&root(), "app", Which::Active).await;
     assert!(matches!(refused, Err(OperationError::Sealed { .. })));
@@ -46,7 +46,7 @@ async fn a_sealed_node_is_not_operated_and_what_it_served_is_recorded_once_it_ha
     let node = OneNode::start().await;
     let path = node.folder.path().join("late.key");
     let edge = node.edge(&path);
-    edge.wait(|status| matches!(status.sealed, Some(SealedReason::KeyFile(_))))
+    edge.wait(|status| matches!(status.sealed, Some(SealedReason::SealKey(_))))
         .await;
     let operate = async |caller, what, recording| {
         edge.operations
@@ -239,7 +239,7 @@ async fn another_wrapping_needs_the_new_file_at_the_next_start_only() {
     edge.put(&root(), "app", "v").await.unwrap();
 
     let new_path = node.key_file("new.key");
-    let new_id = edge.sealer.rekey(new_path.clone(), deadline()).await.unwrap();
+    let new_id = edge.rekey(new_path.clone()).await.unwrap();
     edge.wait(|status| status.seal_key_id.as_ref() == Some(&new_id))
         .await;
     let status = other.wait(|status| status.warning.is_some()).await;
@@ -279,7 +279,7 @@ async fn a_node_wraps_again_and_again_and_follows_its_configuration() {
             fs::remove_file(&path).unwrap();
         }
         path = node.key_file(&format!("{number}.key"));
-        id = edge.sealer.rekey(path.clone(), deadline()).await.unwrap();
+        id = edge.rekey(path.clone()).await.unwrap();
         edge.wait(|status| {
             status.seal_key_id.as_ref() == Some(&id) && status.sealed.is_none() && status.warning.is_none()
         })
@@ -290,7 +290,8 @@ async fn a_node_wraps_again_and_again_and_follows_its_configuration() {
     old.wait(|status| matches!(status.sealed, Some(SealedReason::WrongSealKey { .. })))
         .await;
     // SIGHUP brings the changed configuration.
-    old.sealer.retry_with(Some(path));
+    old.key_files.configure(Some(path));
+    old.sealer.retry();
     let status = old.wait(|status| status.sealed.is_none()).await;
     assert_eq!(status.seal_key_id, Some(id));
     assert_eq!(old.get(&root(), "app", Which::Active).await.unwrap().1, "v");

@@ -1,15 +1,19 @@
 //! Values: setec's rules for put, activate and delete; polls; listings.
 
-use crate::fixture::{OneNode, deadline, full_name, root, version};
+use crate::fixture::{OneNode, caller, deadline, full_name, root, version};
 use conclave::{
+    audit::AuditQuery,
     name::StorePath,
-    operations::{OperationError, Polled},
+    operations::{Caller, OperationError, Polled},
     plaintext::Plaintext,
 };
 use conclave_cluster::{
-    command::{Command, Expected, Operation, Outcome, Step, Which},
-    model::{Action, AuditStub, Place, Token},
+    command::{Command, Expected, Operation, Outcome, Step, VersionChange, Which},
+    model::{Action, AuditStub, OutcomeKind, Place, Token},
 };
+use serde_json::json;
+use std::time::Duration;
+use tokio::time::Instant;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn puts_number_and_activate_as_setec_does() {
@@ -115,7 +119,7 @@ async fn a_poll_discloses_only_what_changed_and_records_only_what_it_discloses()
             .unwrap()
     };
     let records = async || {
-        let query = conclave::audit::AuditQuery {
+        let query = AuditQuery {
             name: Some(app.clone()),
             limit: 1000,
             ..Default::default()
@@ -134,6 +138,87 @@ async fn a_poll_discloses_only_what_changed_and_records_only_what_it_discloses()
     assert_eq!(records().await, before);
     assert!(matches!(poll(2).await, Polled::Changed(value) if value.version == version(1)));
     assert_eq!(records().await, before + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poll_is_unchanged_only_while_the_version_is_available_and_the_caller_may_have_it() {
+    let node = OneNode::start().await;
+    let (edge, root) = (node.unsealed().await, root());
+    let poll = async |caller: &Caller, name: &str| {
+        edge.operations
+            .poll(caller, &full_name(name), version(1), deadline())
+            .await
+    };
+    let keyring = edge.sealer.keyring().unwrap();
+    let at = |name: &str| Expected::At(keyring.place(&full_name(name)));
+    // setec's API can neither disable nor let expire, so this goes beneath the edge.
+    let change = async |operation: Operation| {
+        let sealed = node.cluster.view().secrets(None, 1).unwrap().remove(0).1.name;
+        let step = Step {
+            preconditions: Vec::new(),
+            operation,
+            audit: Some(AuditStub {
+                action: Action::Activate,
+                principal: Token([7; 16]),
+                commitment: [0; 32],
+                sealed,
+            }),
+        };
+        let command = Command {
+            guards: Vec::new(),
+            steps: vec![step],
+        };
+        let answer = node.cluster.propose(command, deadline()).await.unwrap();
+        assert!(matches!(answer.outcome, Outcome::Done(_)), "{:?}", answer.outcome);
+    };
+    for name in ["disabled", "expired", "withdrawn"] {
+        edge.put(&root, name, "v").await.unwrap();
+        assert!(matches!(poll(&root, name).await, Ok(Polled::NotModified)));
+    }
+
+    change(Operation::ChangeVersions {
+        at: at("disabled"),
+        versions: vec![version(1)],
+        change: VersionChange::Disable,
+        spare_active: false,
+        refuse_destroyed: true,
+    })
+    .await;
+    assert!(matches!(
+        poll(&root, "disabled").await,
+        Err(OperationError::NotAvailable)
+    ));
+
+    change(Operation::ConfigureVersion {
+        at: at("expired"),
+        version: version(1),
+        metadata: None,
+        lifetime_ms: Some(Some(50)),
+        disclosures_left: None,
+        on_end: None,
+    })
+    .await;
+    // The state's time is as old as the staleness bound at most, and nothing is written meanwhile.
+    let patience = deadline();
+    loop {
+        match poll(&root, "expired").await {
+            Err(OperationError::NotAvailable) => break,
+            Ok(Polled::NotModified) => assert!(Instant::now() < patience, "it never expires"),
+            Ok(Polled::Changed(_)) => panic!("it was disclosed"),
+            Err(error) => panic!("{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+
+    let poller = |right: &str| caller("cn:poller", json!([{"action": [right], "secret": ["*"]}]));
+    assert!(matches!(
+        poll(&poller("get"), "withdrawn").await,
+        Ok(Polled::NotModified)
+    ));
+    assert!(matches!(
+        poll(&poller("info"), "withdrawn").await,
+        Err(OperationError::Denied)
+    ));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -262,6 +347,22 @@ async fn two_edges_that_put_at_once_agree() {
     let mut versions = futures::future::join_all(puts).await;
     versions.sort_unstable();
     assert_eq!(versions, (1..=40).collect::<Vec<_>>());
+    let query = AuditQuery {
+        name: Some(full_name("app")),
+        limit: 1000,
+        ..Default::default()
+    };
+    let records = edge
+        .operations
+        .audit_list(&root, &query, deadline())
+        .await
+        .unwrap();
+    let outcomes: Vec<_> = records.entries.iter().map(|entry| entry.outcome).collect();
+    assert_eq!(
+        outcomes,
+        [OutcomeKind::Done; 40],
+        "what was sealed again is no refusal"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

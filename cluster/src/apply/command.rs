@@ -226,7 +226,7 @@ impl Recorder<'_> {
     }
 
     /// Records the refusal of the step `refused`, and that all others from `first` on were
-    /// abandoned.
+    /// abandoned. Leaves no record where nobody is refused anything.
     fn refuse(
         &mut self,
         machine: &mut Machine<'_, '_>,
@@ -236,8 +236,15 @@ impl Recorder<'_> {
         refusal: Refusal,
     ) -> io::Result<Outcome> {
         let step = u16::try_from(refused).expect("a command has at most STEPS_MAX steps");
-        if refusal == Refusal::AuditFull && !recording::records_refused(&machine.meta) {
+        let is_unrecorded = match refusal {
             // A record would make it fuller.
+            Refusal::AuditFull => !recording::records_refused(&machine.meta),
+            _ => {
+                let operation = self.steps().nth(refused).map(|step| &step.operation);
+                operation.is_some_and(|operation| is_to_be_sealed_again(operation, &refusal))
+            }
+        };
+        if is_unrecorded {
             return Ok(Outcome::Refused { step, refusal });
         }
         for number in first..self.command.guards.len() + self.command.steps.len() {
@@ -276,6 +283,16 @@ impl Recorder<'_> {
         };
         let number = u16::try_from(number).expect("a command has at most STEPS_MAX steps");
         recording::record(machine, (self.position, number), self.node, stub, subject, kind)
+    }
+}
+
+/// Whether the proposing edge only learns here what lies at the place, and proposes the same put once
+/// more, sealed for that: its caller is refused nothing, and the record of that next one tells.
+fn is_to_be_sealed_again(operation: &Operation, refusal: &Refusal) -> bool {
+    match (operation, refusal) {
+        (Operation::Put(_), Refusal::OtherSecret { .. }) => true,
+        (Operation::Put(put), Refusal::NotFound) => put.create.is_none(),
+        _ => false,
     }
 }
 

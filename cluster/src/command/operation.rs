@@ -182,9 +182,12 @@ pub struct Put {
     /// Where.
     pub place: Place,
     /// The secret that value and digest were sealed for. If another lies there, the put is refused
-    /// with [`super::Refusal::OtherSecret`], and the edge seals again for that one.
+    /// with [`super::Refusal::OtherSecret`], and the edge seals again for that one: this refusal is
+    /// nobody's, and leaves no record.
     pub secret: SecretId,
-    /// Makes the secret if nothing lies there; `None`: refuse with not found.
+    /// Makes the secret if nothing lies there; `None`: the edge saw one, so refuse with not found,
+    /// likewise without a record, that it be made. (Where a caller wants the secret to be there, a
+    /// precondition says so.)
     pub create: Option<Create>,
     /// Its number.
     pub number: NumberChoice,

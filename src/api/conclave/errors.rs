@@ -3,7 +3,7 @@
 use super::messages::{ErrorBody, ErrorCode, ErrorDetail};
 use crate::{
     operations::OperationError,
-    seal::{SealError, SealedReason},
+    seal::{KeyFileError, SealError, SealedReason},
     server::{Answer, BodyError, NotAdmitted},
 };
 use conclave_cluster::node::OperateError;
@@ -109,11 +109,17 @@ impl From<SealedReason> for Failure {
     }
 }
 
+/// A key file that a caller named.
+impl From<KeyFileError> for Failure {
+    fn from(error: KeyFileError) -> Self {
+        Self::new(ErrorCode::InvalidRequest, error.to_string())
+    }
+}
+
 impl From<SealError> for Failure {
     fn from(error: SealError) -> Self {
         match error {
             SealError::Sealed(reason) => reason.into(),
-            SealError::KeyFile(_) => Self::new(ErrorCode::InvalidRequest, error.to_string()),
             SealError::Contended => Self::new(ErrorCode::Conflict, error.to_string()),
             SealError::Propose(error) => OperationError::from(error).into(),
             SealError::Damaged(reason) => OperationError::Damaged(reason).into(),

@@ -38,7 +38,8 @@ pub(super) async fn rekey(call: &Checked<'_>) -> Result<SealStatus, Failure> {
         return Err(Failure::new(ErrorCode::InvalidRequest, message));
     }
     call.operate("seal rekey", Recording::Required).await?;
-    call.edge.sealer.rekey(key_file, call.edge.deadline()).await?;
+    let provider = call.edge.key_files.bring(key_file)?;
+    call.edge.sealer.rekey(&*provider, call.edge.deadline()).await?;
     Ok(status(call.edge))
 }
 

@@ -27,7 +27,7 @@ fn each_outcome_has_its_kind() {
     bench.put(put(1, 10));
     bench.refused(disclose(at(2), Which::Active));
     bench.refused(Operation::Put(crate::command::Put {
-        secret: id(3),
+        check_and_set: Some(9),
         ..put(1, 1)
     }));
     let refusing = Refusing {
@@ -60,6 +60,42 @@ fn each_outcome_has_its_kind() {
     assert_eq!(records[4].place, Some(whole_store));
     assert_eq!((records[5].place, records[5].place_count), (None, 0));
     assert_eq!((records[5].attempts, records[6].attempts), (1, 7));
+}
+
+#[test]
+fn a_put_that_is_to_be_sealed_again_leaves_no_record() {
+    let mut bench = Bench::new();
+    bench.put(put(1, 10));
+    let before = all(&bench, &AuditFilter::default());
+    let other = crate::command::Put {
+        place: place(1),
+        ..put(3, 1)
+    };
+    assert_eq!(
+        bench.refused(Operation::Put(other.clone())),
+        Refusal::OtherSecret { secret: id(1) }
+    );
+    let gone = crate::command::Put {
+        create: None,
+        ..put(2, 1)
+    };
+    assert_eq!(bench.refused(Operation::Put(gone)), Refusal::NotFound);
+    // Nor do the steps that it takes along: the whole command is proposed again.
+    let outcome = bench.command(&steps(vec![
+        disclose(at(1), Which::Active),
+        Operation::Put(other),
+    ]));
+    assert!(matches!(outcome, Outcome::Refused { step: 1, .. }), "{outcome:?}");
+    assert_eq!(all(&bench, &AuditFilter::default()), before);
+
+    // One that brings the means to make a secret, and still cannot, is its caller's refusal.
+    bench.run(Operation::Delete {
+        at: at(1),
+        recoverable_ms: None,
+    });
+    let before = all(&bench, &AuditFilter::default()).len();
+    assert_eq!(bench.refused(Operation::Put(put(1, 10))), Refusal::NotFound);
+    assert_eq!(all(&bench, &AuditFilter::default()).len(), before + 1);
 }
 
 #[test]
