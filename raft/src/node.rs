@@ -203,6 +203,9 @@ pub enum MembershipError {
     /// The learner is too far behind to vote.
     #[error("the learner has not caught up: {behind_entries} entries behind")]
     NotCaughtUp { behind_entries: u64 },
+    /// The leader's disk is below its second reserve: nothing is appended, a membership neither.
+    #[error("no space is left on the leader's disk, not even for a change of the membership")]
+    NoSpace,
     /// Another change is under way, or the change did not finish in time.
     #[error("{0}")]
     Unfinished(String),
