@@ -454,6 +454,11 @@ impl Host for Core {
         self.doubts.send_modify(|doubts| *doubts += 1);
     }
 
+    fn disk_failed(&self, reason: &str) {
+        self.options.on_fatal.call(reason);
+        self.halt(reason.to_owned());
+    }
+
     fn incoming(&self) -> io::Result<SnapshotData> {
         self.opened()?.snapshots.incoming()
     }

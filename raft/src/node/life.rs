@@ -163,7 +163,7 @@ fn open(
     let identity_store = IdentityStore::new(engine.clone(), options.on_fatal.clone());
     let identity = identity_store.load_for(&options.cluster_name, &options.node_name)?;
     let applied = state_machine.applied()?.position;
-    let machine = StateMachineThread::start(state_machine)?;
+    let machine = StateMachineThread::start(state_machine, options.on_fatal.clone())?;
     let flushed = machine.clone();
     let before_purge: BeforePurge = Arc::new(move |position| {
         let machine = flushed.clone();
