@@ -129,6 +129,15 @@ impl TestCluster {
         self.nodes[number] = Some(node);
     }
 
+    /// Why a node that does not run cannot be started.
+    pub async fn refusal(&self, number: usize) -> String {
+        let start = Cluster::start_with_clocks(self.options[number].clone(), self.walls[number].clone());
+        match start.await {
+            Ok(_) => panic!("node {number} starts"),
+            Err(error) => error.to_string(),
+        }
+    }
+
     /// Stops a node as a crash would: it hands nothing over and says no good-bye.
     pub async fn kill(&mut self, number: usize) {
         let node = self.nodes[number].take().expect("the node runs");

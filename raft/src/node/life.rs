@@ -200,6 +200,7 @@ async fn check(identity: &Identity, applied: Option<LogPosition>, mut log: LogSt
                 "this data directory is reverted and was not set aside: {reason}"
             ));
         }
+        Identity::Disproved { was, reason } => return Err(formation::disproved(was, reason)),
         Identity::Empty if applied.is_some() || log.last_log_id.is_some() => {
             return refuse(
                 "the data directory has no identity, but a state or a log: a part of it was lost or \
