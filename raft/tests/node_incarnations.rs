@@ -348,7 +348,8 @@ async fn a_state_without_its_log_is_refused_at_start() {
     assert!(refused.contains("has no identity"), "{refused}");
 }
 
-/// The first node proposed, the second accepted, then both stopped: whoever starts goes on from there.
+/// Two nodes are stopped while the third is missing and nothing is proposed, and the first again and again
+/// once the cluster stands. Stops between a proposal and the end of formation are tried below.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn formation_goes_on_after_crashes_at_any_step() {
     let mut cluster = TestCluster::configure(3);
