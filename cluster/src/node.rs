@@ -72,7 +72,7 @@ pub struct ClusterOptions {
     pub staleness_bound: Duration,
     /// The greatest distance of a leader's wall clock from the median of the voters'. Default 5 s.
     pub clock_skew_bound: Duration,
-    /// Election time-out, lower end; the upper end is twice it. Heartbeats go out every quarter.
+    /// Election time-out, lower end; the upper end is twice it. Heartbeats go out every third.
     pub election_timeout: Duration,
     /// Bytes of commands that may wait on this node before proposals are refused.
     pub proposal_queue_bytes: usize,

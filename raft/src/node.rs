@@ -19,6 +19,7 @@ use self::core::Core;
 use crate::{
     formation::messages::JoinGrant,
     identity::{ClusterId, NodeRecord, RaftId},
+    runtime::Runtime,
     state_machine::{LogPosition, StateMachine},
     transport::{
         Target, Transport,
@@ -31,7 +32,7 @@ use crate::{
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use openraft::{
-    ReadPolicy,
+    AsyncRuntime, ReadPolicy,
     errors::{LinearizableReadError, RaftError},
 };
 use std::{
@@ -204,6 +205,9 @@ pub enum MembershipError {
     /// The learner is too far behind to vote.
     #[error("the learner has not caught up: {behind_entries} entries behind")]
     NotCaughtUp { behind_entries: u64 },
+    /// The leader's disk is below its second reserve: nothing is appended, a membership neither.
+    #[error("no space is left on the leader's disk, not even for a change of the membership")]
+    NoSpace,
     /// Another change is under way, or the change did not finish in time.
     #[error("{0}")]
     Unfinished(String),
@@ -430,6 +434,18 @@ impl RaftNode {
     pub fn halt(&self, reason: String) {
         self.inner.core.halt(reason);
         self.inner.transport.cut();
+    }
+
+    /// As [`Self::halt`], for a node whose state was found to be another than it must be: the data
+    /// directory is marked first, and no later start takes part with it. Goes on when it is dropped.
+    pub async fn halt_for_good(&self, reason: String) {
+        // Nothing is told to anybody from here on, however long the disk takes.
+        self.inner.transport.cut();
+        let core = Arc::clone(&self.inner.core);
+        let halting = Runtime::spawn(async move { core.halt_for_good(reason).await });
+        if halting.await.is_err() {
+            tracing::error!("marking the disproved data broke off");
+        }
     }
 
     /// Stops: hands leadership over first when this node leads and another voter answers, then stops

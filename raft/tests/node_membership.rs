@@ -4,6 +4,7 @@ mod support;
 
 use bytes::Bytes;
 use conclave_raft::{
+    identity::{NodeRecord, RaftId},
     node::{MembershipChange, MembershipError, ProposeError, RaftStatus, Role},
     storage::snapshot_policy::SnapshotPolicyOptions,
 };
@@ -285,6 +286,32 @@ async fn full_disks_take_what_frees_them() {
     assert!(matches!(refused, Err(ProposeError::NoSpace)), "{refused:?}");
     let freed = cluster.propose("free everything").await;
     cluster.applied_everywhere(freed.position.index).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn below_its_second_reserve_a_leader_appends_no_membership() {
+    let cluster = TestCluster::formed(1).await;
+    let applied = cluster.propose("a").await;
+    let learner = || MembershipChange::AddLearner {
+        raft_id: RaftId(7),
+        record: NodeRecord {
+            name: "n7".into(),
+            address: "127.0.0.1:1".into(),
+        },
+    };
+    let node = &cluster.node("n1").raft;
+    let full = |full| move |status: &RaftStatus| status.out_of_space == full;
+    cluster.free_space("n1", 999);
+    cluster.wait("n1", "a full disk", full(true)).await;
+    let refused = node.change_membership(learner(), soon()).await;
+    assert!(matches!(refused, Err(MembershipError::NoSpace)), "{refused:?}");
+    let status = cluster.status("n1");
+    assert_eq!(status.last_log_index, Some(applied.position.index));
+    assert_eq!(status.members.len(), 1);
+    cluster.free_space("n1", 1_000_000);
+    cluster.wait("n1", "some space", full(false)).await;
+    node.change_membership(learner(), soon()).await.unwrap();
     cluster.stop().await;
 }
 

@@ -5,6 +5,7 @@ mod storage_support;
 
 use conclave_raft::{
     storage::{
+        fatal::OnFatal,
         snapshot_store::SnapshotStore,
         state_machine_adapter::{StateMachineAdapter, StateMachineThread},
     },
@@ -12,7 +13,11 @@ use conclave_raft::{
 };
 use futures::stream;
 use openraft::{RaftSnapshotBuilder, storage::RaftStateMachine};
-use std::{fs, path::Path, sync::Arc};
+use std::{
+    fs,
+    path::Path,
+    sync::{Arc, Mutex, atomic::Ordering},
+};
 use storage_support::{Journal, proposal};
 
 fn adapter(
@@ -24,7 +29,7 @@ fn adapter(
     StateMachineAdapter,
 ) {
     let journal = Arc::new(Journal::default());
-    let thread = StateMachineThread::start(journal.clone()).unwrap();
+    let thread = StateMachineThread::start(journal.clone(), storage_support::options().on_fatal).unwrap();
     let snapshots = SnapshotStore::open(folder).unwrap();
     let adapter = StateMachineAdapter::new(thread.clone(), snapshots.clone());
     (journal, snapshots, thread, adapter)
@@ -51,6 +56,32 @@ async fn applies_are_bounded_in_bytes() {
     thread.flush_to(reached).await.unwrap();
     let beyond = conclave_raft::state_machine::LogPosition { term: 1, index: 10 };
     assert!(thread.flush_to(beyond).await.is_err());
+}
+
+/// The kernel would report success the second time, without having written anything.
+#[tokio::test]
+async fn a_failed_flush_of_the_state_is_fatal_and_not_tried_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = Arc::new(Journal::default());
+    journal.failing_flushes.store(1, Ordering::SeqCst);
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let telling = Arc::clone(&told);
+    let on_fatal = OnFatal::new(move |reason| telling.lock().unwrap().push(reason.to_owned()));
+    let thread = StateMachineThread::start(journal.clone(), on_fatal).unwrap();
+    let snapshots = SnapshotStore::open(folder.path()).unwrap();
+    let mut adapter = StateMachineAdapter::new(thread.clone(), snapshots);
+    apply(&mut adapter, vec![proposal(1, 0, "a")]).await;
+    let (first, at_the_same_time) = tokio::join!(thread.flush(), thread.flush());
+    first.unwrap_err();
+    at_the_same_time.unwrap_err();
+    thread.flush().await.unwrap_err();
+    assert_eq!(journal.flushes.load(Ordering::SeqCst), 1);
+    assert_eq!(
+        *told.lock().unwrap(),
+        ["the state could not be made durable: the disk refuses"]
+    );
+    let entry = Ok((proposal(1, 1, "b"), None));
+    assert!(adapter.apply(stream::iter([entry])).await.is_err(), "it goes on");
 }
 
 #[tokio::test]

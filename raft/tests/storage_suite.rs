@@ -25,7 +25,8 @@ struct Rocks;
 struct Simulated;
 
 fn build(engine: Arc<dyn LogEngine>, folder: &Path) -> (LogStore, StateMachineAdapter) {
-    let machine = StateMachineThread::start(Arc::new(Journal::default())).unwrap();
+    let machine =
+        StateMachineThread::start(Arc::new(Journal::default()), storage_support::options().on_fatal).unwrap();
     let snapshots = SnapshotStore::open(&folder.join("snapshots")).unwrap();
     (
         LogStore::open(engine, options()).unwrap(),

@@ -183,6 +183,15 @@ async fn one_changed_byte_in_a_cold_row_is_found_by_verify() {
         "a damaged node goes on"
     );
     assert!(log_of(&cluster, node).contains("is not what was written"));
+    // Its supervisor starts it again: it stays away, and says how it comes back.
+    let before = log_of(&cluster, node).len();
+    cluster.spawn(node);
+    assert!(
+        !cluster.wait_for_end(node).await.success(),
+        "it serves what it knows to be damaged"
+    );
+    let said = log_of(&cluster, node).split_off(before);
+    assert!(said.contains("conclave cluster replace"), "{said}");
     fs::remove_dir_all(&cluster.node(node).data_dir).expect("the damaged disk is taken out");
     cluster.restart(node).await;
     cluster.assert_digests_agree().await;

@@ -1,7 +1,10 @@
 //! Asks the other voters for their kept digests, compares, and halts this node if a majority has
 //! another state.
 
-use super::verdict::{Digest, judge};
+use super::{
+    fault::Fault,
+    verdict::{Digest, judge},
+};
 use crate::{
     metric_definitions,
     node::peer_message::{PeerAnswer, PeerRequest},
@@ -33,19 +36,18 @@ impl DigestExchange {
         let mut agreed_up_to = 0;
         loop {
             tokio::time::sleep(EXCHANGE_EVERY).await;
-            if let Err(reason) = self.exchange(&mut agreed_up_to).await {
-                tracing::error!(reason, "this node halts");
-                return self.raft.halt(reason);
+            if let Err(fault) = self.exchange(&mut agreed_up_to).await {
+                return fault.halt(&self.raft).await;
             }
         }
     }
 
-    async fn exchange(&self, agreed_up_to: &mut u64) -> Result<(), String> {
+    async fn exchange(&self, agreed_up_to: &mut u64) -> Result<(), Fault> {
         let kept = self
             .store
             .view()
             .kept_digests()
-            .map_err(|error| format!("the kept digests cannot be read: {error}"))?;
+            .map_err(|error| Fault::of_reading("the kept digests", &error))?;
         let mine: BTreeMap<u64, Digest> = kept
             .into_iter()
             .filter(|&(index, _)| index > *agreed_up_to)
@@ -76,9 +78,9 @@ impl DigestExchange {
         }
         if let Some(index) = verdict.alone_at {
             metrics::counter!(metric_definitions::DIGESTS_DIFFERING).increment(1);
-            return Err(format!(
+            return Err(Fault::Disproved(format!(
                 "the state at index {index} differs from that of a majority of the nodes"
-            ));
+            )));
         }
         *agreed_up_to = verdict.agreed.last().copied().unwrap_or(*agreed_up_to);
         Ok(())

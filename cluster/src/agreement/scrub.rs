@@ -2,12 +2,14 @@
 //! the time, and when `conclave cluster verify` asks. Bytes that changed by themselves in a row that
 //! nobody reads are found so.
 
+use super::fault::Fault;
 use crate::{
     metric_definitions,
     node::{ScanProgress, ScannedDigest},
     state::Store,
 };
 use conclave_raft::runtime::{AsyncRuntime, Runtime};
+use futures::future::BoxFuture;
 use std::{
     sync::{Arc, PoisonError},
     time::Duration,
@@ -29,7 +31,7 @@ const VERIFICATION_BYTES_PER_S: u64 = 128 * 1024 * 1024;
 
 /// Rescans on behalf of one node: one scrub at a time, and beside it one verification.
 pub(crate) struct Scrub {
-    halt: Box<dyn Fn(String) + Send + Sync>,
+    halt: Box<dyn Fn(Fault) -> BoxFuture<'static, ()> + Send + Sync>,
     store: Arc<Store>,
     bytes_per_s: u64,
     one_verification: Mutex<()>,
@@ -38,10 +40,9 @@ pub(crate) struct Scrub {
 }
 
 impl Scrub {
-    /// A scrub that reads at most so many bytes per second, and calls `halt` with the reason when it
-    /// finds damage.
+    /// A scrub that reads at most so many bytes per second, and calls `halt` when it finds damage.
     pub(crate) fn new(
-        halt: impl Fn(String) + Send + Sync + 'static,
+        halt: impl Fn(Fault) -> BoxFuture<'static, ()> + Send + Sync + 'static,
         store: Arc<Store>,
         bytes_per_s: u64,
     ) -> Self {
@@ -73,8 +74,8 @@ impl Scrub {
             doubts.mark_unchanged();
             earliest = Instant::now() + DOUBTED_PAUSE;
             let scanned = self.scan(self.bytes_per_s, |_| {}).await;
-            if let Err(reason) = scanned.and_then(|scanned| scanned.check()) {
-                return self.halt(reason);
+            if let Err(fault) = scanned.and_then(ScannedDigest::check) {
+                return (self.halt)(fault).await;
             }
         }
     }
@@ -89,14 +90,14 @@ impl Scrub {
             let bytes_per_s = VERIFICATION_BYTES_PER_S.max(self.bytes_per_s);
             self.scan(bytes_per_s, tell).await
         };
-        if let Err(reason) = scanned.clone().and_then(|scanned| scanned.check()) {
+        if let Err(fault) = scanned.clone().and_then(ScannedDigest::check) {
             Runtime::spawn(async move {
                 // The answer says which node it is; it should get out first.
                 tokio::time::sleep(Duration::from_millis(500)).await;
-                self.halt(reason);
+                (self.halt)(fault).await;
             });
         }
-        scanned
+        scanned.map_err(|fault| fault.reason().to_owned())
     }
 
     /// How far the verification is that runs.
@@ -108,7 +109,7 @@ impl Scrub {
         &self,
         bytes_per_s: u64,
         tell: impl Fn(u64) + Send + 'static,
-    ) -> Result<ScannedDigest, String> {
+    ) -> Result<ScannedDigest, Fault> {
         let view = self.store.view();
         // The thread ends soon after nobody waits for it any more.
         let waiting = Arc::new(());
@@ -120,17 +121,12 @@ impl Scrub {
             })
         })
         .await
-        .map_err(|error| format!("the scan of the state broke off: {error}"))?
-        .map_err(|error| format!("the state cannot be read: {error}"))?
-        .ok_or("the scan of the state was given up")?;
+        .map_err(|error| Fault::Passing(format!("the scan of the state broke off: {error}")))?
+        .map_err(|error| Fault::of_reading("the state", &error))?
+        .ok_or_else(|| Fault::Passing("the scan of the state was given up".to_owned()))?;
         drop(waiting);
         metrics::counter!(metric_definitions::SCRUBS).increment(1);
         Ok(scanned)
-    }
-
-    fn halt(&self, reason: String) {
-        tracing::error!(reason, "this node halts");
-        (self.halt)(reason);
     }
 }
 
@@ -166,15 +162,15 @@ impl Drop for Running {
 }
 
 impl ScannedDigest {
-    fn check(self) -> Result<(), String> {
+    fn check(self) -> Result<(), Fault> {
         if self.scanned == self.running {
             return Ok(());
         }
         metrics::counter!(metric_definitions::DIGESTS_DIFFERING).increment(1);
-        Err(format!(
+        Err(Fault::Disproved(format!(
             "the stored state at index {} is not what was written: a rescan gives another digest",
             self.index
-        ))
+        )))
     }
 }
 
@@ -185,6 +181,7 @@ mod tests {
         apply::tests::fixtures::{Bench, put},
         state::Table,
     };
+    use futures::FutureExt;
     use tokio::sync::mpsc;
 
     #[test]
@@ -215,7 +212,10 @@ mod tests {
         let Bench { store, directory, .. } = bench;
         let store = Arc::new(store);
         let (halted, mut reasons) = mpsc::unbounded_channel();
-        let halt = move |reason| halted.send(reason).expect("the test waits for it");
+        let halt = move |fault| {
+            halted.send(fault).expect("the test waits for it");
+            std::future::ready(()).boxed()
+        };
         let scrub = Arc::new(Scrub::new(halt, store.clone(), u64::MAX));
         let doubts = watch::Sender::new(0);
         let running = tokio::spawn(scrub.clone().run(Duration::from_millis(1), doubts.subscribe()));
@@ -223,8 +223,8 @@ mod tests {
         assert_eq!(sound.scanned, sound.running);
         assert!(!running.is_finished() && reasons.is_empty());
         store.overwrite_for_test(Table::Value, b"cold", b"changed");
-        let reason = reasons.recv().await.expect("it halts");
-        assert!(reason.contains("not what was written"), "{reason}");
+        let fault = reasons.recv().await.expect("it halts");
+        assert!(matches!(&fault, Fault::Disproved(reason) if reason.contains("not what was written")));
         running.await.expect("it ends");
         drop(directory);
     }

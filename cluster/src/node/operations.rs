@@ -281,6 +281,7 @@ impl From<MembershipError> for OperateError {
             MembershipError::Unfinished(why) => Self::Unfinished(why),
             MembershipError::UnknownMember(_)
             | MembershipError::WouldLoseQuorum(_)
+            | MembershipError::NoSpace
             | MembershipError::NotCaughtUp { .. } => Self::Refused(error.to_string()),
         }
     }

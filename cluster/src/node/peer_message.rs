@@ -2,7 +2,9 @@
 //! the end, so that an older node refuses what it does not know and nothing else.
 //!
 //! On behalf of clients only proposals (whose commands are sealed by their edge) and read-index
-//! questions travel here.
+//! questions travel here. On behalf of operators `Operate` and `Verify` do too: the asking edge has
+//! checked the right and written the record, and the leader takes its word for that (see
+//! docs/threat-model.md). `Admit` carries the name that a newcomer's certificate proved to the asker.
 
 use super::{OperateError, ScannedDigest};
 use crate::{model::ProposalId, propose::Tried};

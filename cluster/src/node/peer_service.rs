@@ -10,6 +10,7 @@ use super::{
     peer_message::{ForwardedProposal, PeerAnswer, PeerRequest},
 };
 use crate::{
+    agreement::Fault,
     command::Proposal,
     propose::{Admission, BATCH_COMMANDS, Tried, is_the_clusters_own},
 };
@@ -109,8 +110,9 @@ impl Inner {
                         .collect(),
                 ),
                 Err(error) => {
-                    self.raft
-                        .halt(format!("the kept digests cannot be read: {error}"));
+                    Fault::of_reading("the kept digests", &error)
+                        .halt(&self.raft)
+                        .await;
                     PeerAnswer::Unready
                 }
             },

@@ -5,7 +5,7 @@ use super::{
     peer_service::Service, status_publisher, tasks::Tasks, upkeep,
 };
 use crate::{
-    agreement::{DigestExchange, SCRUB_PAUSE, Scrub},
+    agreement::{DigestExchange, Fault, SCRUB_PAUSE, Scrub},
     propose::{COMMAND_OVERHEAD_BYTES, EntryLane, ForwardLane, Proposer, relief},
     read::{Barriers, Confirmations},
     state::Store,
@@ -18,6 +18,7 @@ use conclave_raft::{
     storage::{engine::LogDisk, fatal::OnFatal, snapshot_policy::SnapshotPolicyOptions, space::Reserves},
     transport::tls::TlsFiles,
 };
+use futures::FutureExt;
 use std::{
     fs,
     path::Path,
@@ -105,7 +106,10 @@ pub(super) async fn start(options: ClusterOptions, parts: ClusterParts) -> Resul
     tasks.spawn("exchanges digests", exchange.run());
     let halting = raft.clone();
     let scrub = Arc::new(Scrub::new(
-        move |reason| halting.halt(reason),
+        move |fault: Fault| {
+            let raft = halting.clone();
+            async move { fault.halt(&raft).await }.boxed()
+        },
         store.clone(),
         options.scrub_bytes_per_s,
     ));

@@ -36,7 +36,7 @@ const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A follower's lane.
 pub(crate) struct ForwardLane {
-    lane: Lane,
+    pub(super) lane: Lane,
     batch_bytes: usize,
     in_flight: Arc<Semaphore>,
 }

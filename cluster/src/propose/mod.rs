@@ -251,3 +251,56 @@ impl Pursuit {
         pause
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use conclave_raft::identity::RaftId;
+
+    /// Apply tells an old copy from a new proposal by the index at which it was made.
+    #[tokio::test]
+    async fn a_proposal_is_the_same_over_all_its_tries() {
+        let applied = |index| RaftStatus {
+            raft_id: Some(RaftId(1)),
+            applied_index: Some(index),
+            ..RaftStatus::default()
+        };
+        let status = watch::Sender::new(applied(5));
+        let leadership = watch::Sender::new(Leadership::default());
+        leadership.send_modify(|seen| seen.leader = Some(RaftId(2)));
+        let forwards = Arc::new(ForwardLane::new(1 << 20));
+        let proposer = Proposer {
+            entries: Arc::new(EntryLane::new(1 << 20)),
+            forwards: forwards.clone(),
+            leadership: leadership.subscribe(),
+            status: status.subscribe(),
+            admission: Arc::new(Semaphore::new(1 << 20)),
+            command_limit_bytes: 1 << 20,
+        };
+        let command = Command {
+            guards: vec![],
+            steps: vec![],
+        };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let proposing = tokio::spawn(async move { proposer.propose(&command, deadline).await });
+        let take = async || {
+            forwards.lane.arrival().await;
+            let (proposals, replies) = forwards.lane.take_batch(1 << 20, 1);
+            let taken = proposals.into_iter().zip(replies).next();
+            taken.expect("its caller waits")
+        };
+        let (first, reply) = take().await;
+        assert_eq!(first.made_at_index, 5);
+        status.send_replace(applied(9));
+        reply.say(Tried::Unknown);
+        let (second, reply) = take().await;
+        assert_eq!(second, first);
+        reply.say(Tried::Applied(Answer {
+            index: 8,
+            position: 0,
+            time_ms: 0,
+            outcome: Outcome::Done(vec![]),
+        }));
+        assert_eq!(proposing.await.unwrap().unwrap().index, 8);
+    }
+}

@@ -66,6 +66,9 @@ async fn one_changed_stored_byte_in_a_cold_row_is_found_and_halts_the_node() {
     cluster
         .status(damaged, |status| status.raft.halted.is_some())
         .await;
+    cluster.kill(damaged).await;
+    let refusal = cluster.refusal(damaged).await;
+    assert!(refusal.contains("empty the data directory"), "{refusal}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,6 +132,11 @@ async fn halts_when_its_state_differs(leading: bool) {
         .await
         .unwrap();
     assert!(cluster.node(sound).status().borrow().raft.halted.is_none());
+    // Its supervisor starts it again.
+    cluster.kill(odd).await;
+    let refusal = cluster.refusal(odd).await;
+    assert!(refusal.contains("differs"), "{refusal}");
+    assert!(refusal.contains("conclave cluster replace"), "{refusal}");
 }
 
 fn apply_what_nobody_proposed(state: &Path) {

@@ -5,6 +5,7 @@ use crate::{
     test_cluster::{TestCluster, soon},
 };
 use conclave_cluster::{
+    audit::AuditFilter,
     command::{Command, Operation, Outcome, Refusal, Step},
     node::ProposeError,
 };
@@ -33,6 +34,54 @@ async fn every_node_proposes_and_discloses() {
             ..
         }
     ));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_name_the_node_that_proposed() {
+    let cluster = TestCluster::start(3).await;
+    let mut proposers = Vec::new();
+    for (number, node) in cluster.running() {
+        let answer = node.propose(put(place(1), &[7]), soon()).await.unwrap();
+        let status = cluster
+            .status(number, |status| status.raft.applied_index >= Some(answer.index))
+            .await;
+        // What the leader wrote, as this node applied it.
+        let page = node.view().audit(&AuditFilter::default(), None, 1, true).unwrap();
+        let (key, record) = &page.records[0];
+        assert_eq!(key.index, answer.index);
+        assert_eq!(Some(record.node), status.raft.raft_id);
+        proposers.push(record.node);
+    }
+    proposers.dedup();
+    assert_eq!(proposers.len(), 3, "{proposers:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_leader_ends_the_window_of_outcomes() {
+    let cluster = TestCluster::start(1).await;
+    let node = cluster.node(0);
+    let answer = node.propose(put(place(1), b"value"), soon()).await.unwrap();
+    assert!(node.wait_applied(answer.index, soon()).await);
+    assert!(node.view().meta().window.floor_index < answer.index);
+    let deadline = soon();
+    let retention = cluster.options[0].audit_retention;
+    while node.view().meta().retention != retention {
+        assert!(
+            Instant::now() < deadline,
+            "a new cluster's leader sets its retention"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // Nobody proposes anything from here on.
+    cluster.walls[0].suspend(10 * 60 * 1000);
+    while node.view().meta().window.floor_index < answer.index {
+        assert!(
+            Instant::now() < deadline,
+            "the window is as it was: {:?}",
+            node.view().meta()
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,7 +15,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -33,11 +33,17 @@ pub fn soon() -> Instant {
 #[derive(Default)]
 pub struct TestWall {
     offset_ms: AtomicI64,
+    suspended_ms: AtomicU64,
 }
 
 impl TestWall {
     pub fn shift(&self, offset_ms: i64) {
         self.offset_ms.store(offset_ms, Ordering::SeqCst);
+    }
+
+    /// As if the machine had been suspended for so long, for the clock that counts suspension.
+    pub fn suspend(&self, for_ms: u64) {
+        self.suspended_ms.fetch_add(for_ms, Ordering::SeqCst);
     }
 }
 
@@ -48,7 +54,8 @@ impl Clocks for TestWall {
     }
 
     fn since_boot(&self) -> Duration {
-        SystemClocks::default().since_boot()
+        let suspended = Duration::from_millis(self.suspended_ms.load(Ordering::SeqCst));
+        SystemClocks::default().since_boot() + suspended
     }
 }
 
@@ -130,6 +137,15 @@ impl TestCluster {
         };
         let node = Cluster::start_with(options, parts).await.unwrap();
         self.nodes[number] = Some(node);
+    }
+
+    /// Why a node that does not run cannot be started.
+    pub async fn refusal(&self, number: usize) -> String {
+        let start = Cluster::start_with_clocks(self.options[number].clone(), self.walls[number].clone());
+        match start.await {
+            Ok(_) => panic!("node {number} starts"),
+            Err(error) => error.to_string(),
+        }
     }
 
     /// Stops a node as a crash would: it hands nothing over and says no good-bye.

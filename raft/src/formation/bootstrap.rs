@@ -117,6 +117,7 @@ pub(crate) async fn consider(core: &Arc<Core>, from: &Peer, proposal: Proposal) 
             known.cluster_id
         )),
         Identity::Reverted { .. } => Err("this node's disk is reverted".into()),
+        Identity::Disproved { .. } => Err("this node's data is disproved".into()),
     }
 }
 

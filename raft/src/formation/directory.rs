@@ -1,11 +1,11 @@
-//! What becomes of a data directory whose disk was found to be reverted.
+//! What becomes of a data directory whose disk was found to be reverted, or whose state was disproved.
 
 use crate::{
     identity::ClusterId,
     storage::{
         engine::LogDisk,
         fatal::OnFatal,
-        identity_store::{Identity, IdentityStore},
+        identity_store::{Formation, Identity, IdentityStore},
         record,
         snapshot_store::replace_file,
     },
@@ -55,14 +55,23 @@ pub(crate) fn set_aside_from(data_dir: &Path) -> io::Result<Option<ClusterId>> {
 /// opened. Returns the folder, or `None` when the directory is not marked as reverted.
 ///
 /// # Errors
-/// The directory's, naming the path.
+/// The directory's, naming the path. A directory whose state was disproved is refused: nothing of it may
+/// be used, and only an operator takes it out of the way.
 pub fn set_aside_if_reverted(data_dir: &Path, disk: &dyn LogDisk) -> io::Result<Option<PathBuf>> {
     if !disk.exists() {
         return Ok(None);
     }
     let identity = IdentityStore::new(disk.open()?, OnFatal::exit()).load()?;
-    let Identity::Reverted { was, reason } = identity else {
-        return Ok(None);
+    let (was, reason) = match identity {
+        Identity::Reverted { was, reason } => (was, reason),
+        Identity::Disproved { was, reason } => {
+            let refused = disproved(&was, &reason);
+            return Err(io::Error::new(
+                refused.kind(),
+                format!("{}: {refused}", data_dir.display()),
+            ));
+        }
+        Identity::Empty | Identity::Accepted(_) | Identity::Member(_) => return Ok(None),
     };
     let aside = data_dir.join(format!("reverted-{}", was.raft_id));
     tracing::warn!(%reason, aside = %aside.display(), "setting the reverted disk's data aside");
@@ -84,4 +93,18 @@ pub fn set_aside_if_reverted(data_dir: &Path, disk: &dyn LogDisk) -> io::Result<
     disk.set_aside(&aside)?;
     File::open(data_dir)?.sync_all()?;
     Ok(Some(aside))
+}
+
+/// Why a node does not start on a directory whose state was disproved, and what to do.
+pub(crate) fn disproved(was: &Formation, reason: &str) -> io::Error {
+    let raft_id = was.raft_id;
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!(
+            "the node halted on this data, and neither serves nor votes with it any more: {reason}. Look for the cause \
+             (memory, disk, this program) while a majority of the others runs; then empty the data directory and start \
+             the node: it joins again as a new incarnation and takes the place of {raft_id}, by itself, or where \
+             `rejoin` is \"manual\" by `conclave cluster replace {raft_id}`"
+        ),
+    )
 }

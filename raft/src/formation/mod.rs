@@ -15,8 +15,8 @@ mod joining;
 pub mod messages;
 
 pub(crate) use bootstrap::{collect_acceptances, consider, records};
-pub(crate) use directory::set_aside_from;
 pub use directory::set_aside_if_reverted;
+pub(crate) use directory::{disproved, set_aside_from};
 pub(crate) use joining::find_cluster;
 
 use crate::{

@@ -76,3 +76,51 @@ pub(super) fn raft_config(options: &RaftOptions) -> Result<Arc<Config>, StartErr
         .map(Arc::new)
         .map_err(|error| StartError::Options(error.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        storage::{
+            fatal::OnFatal,
+            snapshot_policy::SnapshotPolicyOptions,
+            space::{EntryClass, Reserves},
+        },
+        transport::tls::TlsFiles,
+    };
+    use std::{path::PathBuf, time::Duration};
+
+    /// Where openraft's own default would be another, or means "off".
+    #[test]
+    fn what_safety_rests_on_is_set() {
+        let options = RaftOptions {
+            cluster_name: "c".into(),
+            node_name: "n1".into(),
+            advertise: "127.0.0.1:1".into(),
+            nodes: vec![],
+            data_dir: PathBuf::new(),
+            tls: TlsFiles {
+                certificate: PathBuf::new(),
+                private_key: PathBuf::new(),
+                authority: PathBuf::new(),
+            },
+            dev: false,
+            election_timeout: Duration::from_millis(150),
+            snapshots: SnapshotPolicyOptions::default(),
+            reserves: Reserves {
+                ordinary_bytes: 2,
+                relieving_bytes: 1,
+            },
+            classify: Arc::new(|_| EntryClass::Ordinary),
+            free_space_file: None,
+            sync: true,
+            on_fatal: OnFatal::exit(),
+        };
+        let config = raft_config(&options).unwrap();
+        assert_eq!(config.enable_pre_vote, Some(true));
+        assert_eq!(config.allow_log_reversion, Some(false));
+        assert_eq!(config.enable_leader_restore, Some(false));
+        assert_eq!(config.quorum_loss_probe_interval, Some(600));
+        assert!(matches!(config.snapshot_policy, SnapshotPolicy::Never));
+    }
+}

@@ -118,10 +118,7 @@ impl Core {
 
     /// Whether its cluster was marked as one for development when it was made.
     pub fn dev(&self) -> bool {
-        match &*self.identity.borrow() {
-            Identity::Empty => false,
-            Identity::Accepted(of) | Identity::Member(of) | Identity::Reverted { was: of, .. } => of.dev,
-        }
+        self.identity.borrow().formation().is_some_and(|of| of.dev)
     }
 
     /// Hears of each step of the identity.
@@ -193,6 +190,21 @@ impl Core {
                 Runtime::spawn(async move { raft.shutdown().await });
             }
         }
+    }
+
+    /// Marks the directory, so that no later start takes part with what it holds, and halts.
+    pub async fn halt_for_good(&self, reason: String) {
+        {
+            let _one_step_at_a_time = self.forming.lock().await;
+            if let Identity::Accepted(was) | Identity::Member(was) = self.identity() {
+                let reason = reason.clone();
+                let marked = Identity::Disproved { was, reason };
+                if let Err(error) = self.become_identity(marked).await {
+                    tracing::error!(%error, "the disproved data could not be marked");
+                }
+            }
+        }
+        self.halt(reason);
     }
 
     /// What is known of a member: by the membership, or before one is known by the formation.
@@ -271,7 +283,9 @@ impl Core {
         match self.identity() {
             Identity::Empty => self.set_aside_from.map_or(Standing::Empty, Standing::SetAside),
             Identity::Reverted { was, .. } => Standing::SetAside(was.cluster_id),
-            Identity::Accepted(formation) | Identity::Member(formation) => {
+            Identity::Accepted(formation)
+            | Identity::Member(formation)
+            | Identity::Disproved { was: formation, .. } => {
                 if knows_members {
                     Standing::Formed(formation.cluster_id)
                 } else {
@@ -306,7 +320,7 @@ impl Host for Core {
 
     fn incarnation(&self) -> Option<(ClusterId, RaftId)> {
         match &*self.identity.borrow() {
-            Identity::Empty | Identity::Reverted { .. } => None,
+            Identity::Empty | Identity::Reverted { .. } | Identity::Disproved { .. } => None,
             Identity::Accepted(formation) | Identity::Member(formation) => {
                 Some((formation.cluster_id, formation.raft_id))
             }
@@ -452,6 +466,11 @@ impl Host for Core {
 
     fn snapshot_disproved(&self) {
         self.doubts.send_modify(|doubts| *doubts += 1);
+    }
+
+    fn disk_failed(&self, reason: &str) {
+        self.options.on_fatal.call(reason);
+        self.halt(reason.to_owned());
     }
 
     fn incoming(&self) -> io::Result<SnapshotData> {

@@ -150,7 +150,7 @@ fn open(
     let identity_store = IdentityStore::new(engine.clone(), options.on_fatal.clone());
     let identity = identity_store.load_for(&options.cluster_name, &options.node_name)?;
     let applied = state_machine.applied()?.position;
-    let machine = StateMachineThread::start(state_machine)?;
+    let machine = StateMachineThread::start(state_machine, options.on_fatal.clone())?;
     let flushed = machine.clone();
     let before_purge: BeforePurge = Arc::new(move |position| {
         let machine = flushed.clone();
@@ -187,6 +187,7 @@ async fn check(identity: &Identity, applied: Option<LogPosition>, mut log: LogSt
                 "this data directory is reverted and was not set aside: {reason}"
             ));
         }
+        Identity::Disproved { was, reason } => return Err(formation::disproved(was, reason)),
         Identity::Empty if applied.is_some() || log.last_log_id.is_some() => {
             return refuse(
                 "the data directory has no identity, but a state or a log: a part of it was lost or \

@@ -13,7 +13,7 @@ use super::{Member, MembershipChange, MembershipError, RaftStatus, Role, core::C
 use crate::{
     identity::RaftId,
     runtime::Runtime,
-    storage::space::SpaceLevel,
+    storage::space::{EntryClass, SpaceLevel},
     types::{CommittedLeaderId, Metrics, Raft},
 };
 use openraft::{
@@ -44,12 +44,12 @@ pub(super) async fn change(core: &Arc<Core>, change: MembershipChange) -> Result
         let metrics = raft.metrics().borrow_watched().clone();
         let view = View::of(core, &metrics)?;
         let tried = if view.is_joint() {
-            finish(&raft, &metrics, &view).await.map(|()| None)
+            finish(core, &raft, &metrics, &view).await.map(|()| None)
         } else {
             view.decide(change.clone()).map(Some)
         };
         match tried {
-            Ok(Some(Some(changes))) => return propose(&raft, &metrics, changes).await,
+            Ok(Some(Some(changes))) => return propose(core, &raft, &metrics, changes).await,
             Ok(Some(None)) => return Ok(()),
             // An earlier change is finished; what is published may be a moment behind.
             Ok(None) => {
@@ -101,21 +101,30 @@ async fn finish_if_joint(core: &Core) -> Result<bool, MembershipError> {
     let metrics = raft.metrics().borrow_watched().clone();
     let view = View::of(core, &metrics)?;
     if view.is_joint() {
-        finish(&raft, &metrics, &view).await?;
+        finish(core, &raft, &metrics, &view).await?;
     }
     Ok(view.is_joint())
 }
 
-async fn finish(raft: &Raft, metrics: &Metrics, view: &View) -> Result<(), MembershipError> {
+async fn finish(core: &Core, raft: &Raft, metrics: &Metrics, view: &View) -> Result<(), MembershipError> {
     for voters in &view.voter_sets {
         view.require_quorum(voters)?;
     }
     // No voter is added: what openraft still has to do is to leave the joint membership.
-    propose(raft, metrics, ChangeMembers::AddVoterIds(BTreeSet::new())).await
+    propose(core, raft, metrics, ChangeMembers::AddVoterIds(BTreeSet::new())).await
 }
 
 /// Proposes what was decided on the membership that the metrics show, only while that is in effect.
-async fn propose(raft: &Raft, metrics: &Metrics, changes: Changes) -> Result<(), MembershipError> {
+async fn propose(
+    core: &Core,
+    raft: &Raft,
+    metrics: &Metrics,
+    changes: Changes,
+) -> Result<(), MembershipError> {
+    // openraft appends what it is given: whether there is space for it is asked before.
+    if !core.space.admits(EntryClass::Relieving) {
+        return Err(MembershipError::NoSpace);
+    }
     let preconditions = [
         Precondition::CommittedLeaderId {
             committed_leader_id: CommittedLeaderId::new(metrics.current_term),

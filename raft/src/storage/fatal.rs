@@ -27,7 +27,7 @@ impl OnFatal {
         })
     }
 
-    pub(super) fn call(&self, reason: &str) {
+    pub(crate) fn call(&self, reason: &str) {
         (self.0)(reason);
     }
 }

@@ -1,6 +1,6 @@
 //! Who this data directory is, durably.
 //!
-//! Invariant: an identity only ever moves forward (empty, accepted, member, reverted), never to
+//! Invariant: an identity only ever moves forward (empty, accepted, member, reverted, disproved), never to
 //! another cluster or another Raft id, and each step is on the disk before the call returns. A
 //! directory that is no longer empty never forms another cluster (design, section 4).
 
@@ -25,6 +25,15 @@ pub enum Identity {
     /// Its disk lost something that it had acknowledged. It takes part in nothing any more; what it
     /// holds is set aside, and the node joins again as a new incarnation.
     Reverted {
+        /// What it was.
+        was: Formation,
+        /// What showed it.
+        reason: String,
+    },
+    /// Its state was found to be another than a majority's, or than what was written. It takes part
+    /// in nothing any more, and is not set aside by itself: a fault of the machine or of this program
+    /// would come again, and what it left is wanted by whoever looks for it.
+    Disproved {
         /// What it was.
         was: Formation,
         /// What showed it.
@@ -60,6 +69,7 @@ enum IdentityRecord {
     Accepted(Formation),
     Member(Formation),
     Reverted { was: Formation, reason: String },
+    Disproved { was: Formation, reason: String },
 }
 
 /// Keeps the [`Identity`] in the `log` database.
@@ -90,6 +100,7 @@ impl IdentityStore {
                 IdentityRecord::Accepted(formation) => Identity::Accepted(formation),
                 IdentityRecord::Member(formation) => Identity::Member(formation),
                 IdentityRecord::Reverted { was, reason } => Identity::Reverted { was, reason },
+                IdentityRecord::Disproved { was, reason } => Identity::Disproved { was, reason },
             },
         )
     }
@@ -137,6 +148,7 @@ impl IdentityStore {
             Identity::Accepted(formation) => IdentityRecord::Accepted(formation),
             Identity::Member(formation) => IdentityRecord::Member(formation),
             Identity::Reverted { was, reason } => IdentityRecord::Reverted { was, reason },
+            Identity::Disproved { was, reason } => IdentityRecord::Disproved { was, reason },
         };
         let mut batch = Batch::default();
         batch.put(Self::KEY, record::seal(&stored));
@@ -152,9 +164,10 @@ impl Identity {
     pub fn formation(&self) -> Option<&Formation> {
         match self {
             Self::Empty => None,
-            Self::Accepted(formation) | Self::Member(formation) | Self::Reverted { was: formation, .. } => {
-                Some(formation)
-            }
+            Self::Accepted(formation)
+            | Self::Member(formation)
+            | Self::Reverted { was: formation, .. }
+            | Self::Disproved { was: formation, .. } => Some(formation),
         }
     }
 
@@ -165,6 +178,7 @@ impl Identity {
             Self::Accepted(_) => 1,
             Self::Member(_) => 2,
             Self::Reverted { .. } => 3,
+            Self::Disproved { .. } => 4,
         }
     }
 }
@@ -251,6 +265,11 @@ mod tests {
             reason: "r".into(),
         };
         assert_eq!(stored(reverted), [&record(2)[..], &[1, b'r']].concat());
+        let disproved = Identity::Disproved {
+            was: formation(),
+            reason: "r".into(),
+        };
+        assert_eq!(stored(disproved), [&record(3)[..], &[1, b'r']].concat());
     }
 
     #[test]

@@ -102,8 +102,9 @@ pub async fn run(
                     }
                     Ok(_) => Ok(()),
                     Err(error) => {
+                        // Fatal, and never tried again. Without the flush nothing may be purged.
                         tracing::error!(%error, "the state could not be made durable; the log is kept");
-                        Ok(())
+                        return;
                     }
                 }
             }

@@ -6,7 +6,10 @@
 //! Invariants: a response is sent only after its entry was applied; a snapshot names exactly the
 //! position that it contains; a crash during an installation leaves the old state or the new one.
 
-use super::snapshot_store::{SnapshotData, SnapshotStore};
+use super::{
+    fatal::OnFatal,
+    snapshot_store::{SnapshotData, SnapshotStore},
+};
 use crate::{
     metric_definitions as metric,
     runtime::{DedicatedThread, Runtime},
@@ -22,7 +25,15 @@ use openraft::{
     AsyncRuntime, OptionalSend, RaftSnapshotBuilder,
     storage::{EntryResponder, RaftStateMachine, Snapshot},
 };
-use std::{io, path::PathBuf, sync::Arc, time::Instant};
+use std::{
+    io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
 use tokio::sync::{mpsc, oneshot};
 
 /// A snapshot as openraft hands it around.
@@ -220,6 +231,9 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send
 pub struct StateMachineThread {
     calls: Arc<Calls>,
     machine: Arc<dyn StateMachine>,
+    on_fatal: OnFatal,
+    /// A flush has failed: what is on the disk is unknown, and nothing more is asked of it.
+    failed: Arc<AtomicBool>,
 }
 
 type Call = Box<dyn FnOnce(&dyn StateMachine) + Send>;
@@ -234,11 +248,11 @@ impl StateMachineThread {
     /// Callers are few and wait for their answers: more than this never wait.
     const WAITING_CALLS: usize = 64;
 
-    /// Starts the thread.
+    /// Starts the thread. `on_fatal` hears when the state cannot be flushed.
     ///
     /// # Errors
     /// The system refuses a thread.
-    pub fn start(machine: Arc<dyn StateMachine>) -> io::Result<Self> {
+    pub fn start(machine: Arc<dyn StateMachine>, on_fatal: OnFatal) -> io::Result<Self> {
         let (sender, mut calls) = mpsc::channel::<Call>(Self::WAITING_CALLS);
         let called = Arc::clone(&machine);
         let thread = Runtime::spawn_thread("raft-state", async move {
@@ -252,6 +266,8 @@ impl StateMachineThread {
                 _thread: thread,
             }),
             machine,
+            on_fatal,
+            failed: Arc::default(),
         })
     }
 
@@ -272,9 +288,20 @@ impl StateMachineThread {
     /// Makes everything applied so far durable, and returns the position that is now on the disk.
     ///
     /// # Errors
-    /// Local damage: the node must stop.
+    /// A failed flush is fatal and never tried again: every later call fails too.
     pub async fn flush(&self) -> io::Result<Option<LogPosition>> {
-        self.run(|machine| machine.flush()).await
+        let (failed, on_fatal) = (Arc::clone(&self.failed), self.on_fatal.clone());
+        self.run(move |machine| {
+            // Another may have failed while this one was waiting.
+            if failed.load(Ordering::Acquire) {
+                return Err(disk_failed());
+            }
+            machine.flush().inspect_err(|error| {
+                failed.store(true, Ordering::Release);
+                on_fatal.call(&format!("the state could not be made durable: {error}"));
+            })
+        })
+        .await
     }
 
     /// Makes the state durable up to `position`, for
@@ -296,6 +323,9 @@ impl StateMachineThread {
         &self,
         call: impl FnOnce(&dyn StateMachine) -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
+        if self.failed.load(Ordering::Acquire) {
+            return Err(disk_failed());
+        }
         let ended = || io::Error::other("the state machine's thread has ended");
         let (reply, answer) = oneshot::channel();
         let call: Call = Box::new(move |machine| {
@@ -305,4 +335,8 @@ impl StateMachineThread {
         self.calls.sender.try_send(call).map_err(|_| ended())?;
         answer.await.map_err(|_| ended())?
     }
+}
+
+fn disk_failed() -> io::Error {
+    io::Error::other("the state could not be made durable before, and is not tried again")
 }

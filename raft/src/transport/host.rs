@@ -82,6 +82,9 @@ pub(crate) trait Host: Send + Sync + 'static {
     /// A member found a snapshot of this node's state to be bad.
     fn snapshot_disproved(&self);
 
+    /// A sync failed: fatal, because it must not be tried again. In production it does not return.
+    fn disk_failed(&self, reason: &str);
+
     /// An empty place to receive a snapshot into. Blocks on the disk.
     fn incoming(&self) -> io::Result<SnapshotData>;
 }

@@ -128,7 +128,7 @@ async fn receive_files(transport: &Arc<Transport>, connection: &mut Connection) 
             file = off_thread(move || file.write_all(&chunk).map(|()| file)).await?;
             proceed(connection).await?;
         }
-        off_thread(move || file.sync_all()).await?;
+        sync(file, |reason| transport.host.disk_failed(reason)).await?;
     }
     let SnapshotFrame::End { digest: expected } = next(connection).await?.0 else {
         return Err(malformed("the snapshot was not concluded"));
@@ -136,8 +136,9 @@ async fn receive_files(transport: &Arc<Transport>, connection: &mut Connection) 
     if digest.finish() != expected {
         return Err(malformed("the snapshot is damaged"));
     }
-    let synced = data.directory().to_owned();
-    off_thread(move || File::open(synced)?.sync_all()).await?;
+    let directory = data.directory().to_owned();
+    let directory = off_thread(move || File::open(directory)).await?;
+    sync(directory, |reason| transport.host.disk_failed(reason)).await?;
     Ok(Received {
         vote: vote.into(),
         meta,
@@ -180,6 +181,13 @@ async fn verify_and_install(transport: &Transport, received: Received) -> Result
     raft.install(vote, meta, data).await.map_err(Refusal::Snapshot)
 }
 
+/// Makes a file or directory durable. A failure is told at once, for nothing more may be asked of the
+/// disk: what was received is not just thrown away and sent again.
+async fn sync(file: File, failed: impl FnOnce(&str)) -> io::Result<()> {
+    let synced = off_thread(move || file.sync_all()).await;
+    synced.inspect_err(|error| failed(&format!("a received snapshot could not be synced: {error}")))
+}
+
 async fn next(connection: &mut Connection) -> io::Result<(SnapshotFrame, Bytes)> {
     let next = connection.reader.read_while(&connection.in_force);
     timeout(CHUNK_DEADLINE, next).await?
@@ -209,6 +217,21 @@ fn check_names(files: &BTreeMap<String, u64>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_failed_sync_is_told_as_the_disks_failure() {
+        let folder = tempfile::tempdir().unwrap();
+        let told = std::cell::RefCell::new(Vec::new());
+        let tell = |reason: &str| told.borrow_mut().push(reason.to_owned());
+        sync(File::create(folder.path().join("file")).unwrap(), tell)
+            .await
+            .unwrap();
+        sync(File::open(folder.path()).unwrap(), tell).await.unwrap();
+        assert!(told.borrow().is_empty());
+        // Linux syncs no device without a disk behind it.
+        sync(File::open("/dev/null").unwrap(), tell).await.unwrap_err();
+        assert!(told.borrow()[0].contains("could not be synced"));
+    }
 
     #[test]
     fn names_cannot_leave_the_directory() {

@@ -20,7 +20,10 @@ use openraft::{
 use std::{
     fs, io,
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 use tokio::sync::oneshot;
 
@@ -28,6 +31,10 @@ use tokio::sync::oneshot;
 #[derive(Default)]
 pub struct Journal {
     state: Mutex<JournalState>,
+    /// So many flushes fail, the first ones; those after them succeed.
+    pub failing_flushes: AtomicU32,
+    /// How often it was flushed.
+    pub flushes: AtomicU32,
 }
 
 #[derive(Default, Clone)]
@@ -77,6 +84,9 @@ impl StateMachine for Journal {
     }
 
     fn flush(&self) -> io::Result<Option<LogPosition>> {
+        if self.flushes.fetch_add(1, Ordering::SeqCst) < self.failing_flushes.load(Ordering::SeqCst) {
+            return Err(io::Error::other("the disk refuses"));
+        }
         Ok(self.state.lock().unwrap().position)
     }
 

@@ -101,6 +101,18 @@ fn a_damaged_checkpoint_is_refused_and_the_state_stays() {
     assert_eq!(target.store.applied().unwrap().position, None);
 }
 
+/// RocksDB's own checksums find nothing here: only the digest that the checkpoint carries does.
+#[test]
+fn a_checkpoint_with_a_changed_pair_is_refused() {
+    let source = filled();
+    source.store.overwrite_for_test(Table::Value, b"cold", b"changed");
+    let directory = source.directory.path().join("checkpoint");
+    let checkpoint = source.store.checkpoint(directory).unwrap();
+    let error = Bench::new().store.verify(&checkpoint).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+    assert!(error.to_string().contains("do not give its digest"), "{error}");
+}
+
 #[test]
 fn one_changed_pair_is_found_by_a_scan() {
     let bench = filled();
