@@ -130,19 +130,24 @@ impl TestCluster {
     /// Starts a node that does not run.
     pub async fn run(&mut self, number: usize) {
         assert!(self.nodes[number].is_none(), "node {number} runs already");
+        let (options, parts) = self.parts(number);
+        let node = Cluster::start_with(options, parts).await.unwrap();
+        self.nodes[number] = Some(node);
+    }
+
+    fn parts(&self, number: usize) -> (ClusterOptions, ClusterParts) {
         let options = self.options[number].clone();
         let parts = ClusterParts {
             clocks: self.walls[number].clone(),
             ..ClusterParts::system(&options).unwrap()
         };
-        let node = Cluster::start_with(options, parts).await.unwrap();
-        self.nodes[number] = Some(node);
+        (options, parts)
     }
 
     /// Why a node that does not run cannot be started.
     pub async fn refusal(&self, number: usize) -> String {
-        let start = Cluster::start_with_clocks(self.options[number].clone(), self.walls[number].clone());
-        match start.await {
+        let (options, parts) = self.parts(number);
+        match Cluster::start_with(options, parts).await {
             Ok(_) => panic!("node {number} starts"),
             Err(error) => error.to_string(),
         }
