@@ -185,7 +185,7 @@ fn tree(directory: &Path) -> BTreeMap<PathBuf, Entry> {
         let metadata = fs::metadata(path).expect("it is there");
         let entry = Entry {
             identity: identity(path),
-            bytes: metadata.is_file().then(|| metadata.len()),
+            bytes: metadata.is_file().then_some(metadata.len()),
         };
         let relative = path.strip_prefix(root).expect("it lies below").to_owned();
         found.insert(relative, entry);

@@ -84,7 +84,7 @@ fn perform_step(
     subject: &mut Subject,
 ) -> Result<Done, Stop> {
     unrecorded::check(machine, command, step)?;
-    if recording::is_exhausted(&machine.meta)
+    if recording::is_exhausted(machine.meta)
         && unrecorded::stub_of(step).is_some()
         && !matches!(step.operation, Operation::SetAuditRetention(_))
     {
@@ -238,7 +238,7 @@ impl Recorder<'_> {
         let step = u16::try_from(refused).expect("a command has at most STEPS_MAX steps");
         let is_unrecorded = match refusal {
             // A record would make it fuller.
-            Refusal::AuditFull => !recording::records_refused(&machine.meta),
+            Refusal::AuditFull => !recording::records_refused(machine.meta),
             _ => {
                 let operation = self.steps().nth(refused).map(|step| &step.operation);
                 operation.is_some_and(|operation| is_to_be_sealed_again(operation, &refusal))

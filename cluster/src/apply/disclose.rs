@@ -28,7 +28,7 @@ pub(super) fn disclose(
         subject.is_recorded = false;
         return Ok(Done::NotModified { version: known });
     }
-    if recording::refuses_disclosures(&machine.meta) {
+    if recording::refuses_disclosures(machine.meta) {
         return Err(Refusal::AuditFull.into());
     }
     let (number, mut version) = resolve::available_version(machine, (id, &secret), which)?;
