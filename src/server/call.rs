@@ -152,6 +152,10 @@ impl Call {
     /// rest unread, HTTP/1 closes the connection, and HTTP/2 resets the stream and after about a
     /// thousand of those closes the connection too.
     pub(super) async fn discard_body(&mut self) {
+        // Whoever asks first has sent nothing, and is not to be told to go on.
+        if self.request.headers().contains_key(hyper::header::EXPECT) {
+            return;
+        }
         let body = self.request.body_mut();
         if hyper::body::Body::size_hint(body).lower() > DISCARDED_BYTES as u64 {
             return;
