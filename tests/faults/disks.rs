@@ -38,14 +38,17 @@ async fn a_wiped_disk_and_yesterdays_rejoin_as_new_incarnations() {
         .status(leader)
         .await
         .and_then(|status| status.committed_index);
-    eventually(
-        "the node has acknowledged more",
-        PATIENCE,
-        async || match cluster.status(old).await {
-            Some(status) if status.last_log_index >= index => Ok(()),
-            other => Err(format!("{other:?}")),
-        },
-    )
+    // Known to the leader, not only done: what nobody heard of cannot be missed.
+    let name = cluster.node(old).name.clone();
+    eventually("the node has acknowledged more", PATIENCE, async || {
+        let known = cluster.client_of(leader).members().await;
+        let members = known.map_err(|error| error.to_string())?.members;
+        let member = members.iter().find(|member| member.name == name);
+        match member.and_then(|member| member.matched_index) {
+            Some(matched) if Some(matched) >= index => Ok(()),
+            other => Err(format!("{other:?} of {index:?}")),
+        }
+    })
     .await;
     cluster.kill(old).await;
     let data_dir = cluster.node(old).data_dir.clone();

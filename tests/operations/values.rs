@@ -9,7 +9,7 @@ use conclave::{
 };
 use conclave_cluster::{
     command::{Command, Expected, Operation, Outcome, Step, VersionChange, Which},
-    model::{Action, AuditStub, OutcomeKind, Place, Token},
+    model::{Action, AuditStub, OutcomeKind, Place, Sealed, Token},
 };
 use serde_json::json;
 use std::time::Duration;
@@ -140,6 +140,13 @@ async fn a_poll_discloses_only_what_changed_and_records_only_what_it_discloses()
     assert_eq!(records().await, before + 1);
 }
 
+/// The sealed name of some secret of a client; the keyring's is empty.
+fn stored_name(node: &OneNode) -> Sealed {
+    let secrets = node.cluster.view().secrets(None, 100).unwrap();
+    let mut names = secrets.into_iter().map(|(_, secret)| secret.name);
+    names.find(|name| !name.ciphertext.is_empty()).expect("a secret")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_poll_is_unchanged_only_while_the_version_is_available_and_the_caller_may_have_it() {
     let node = OneNode::start().await;
@@ -153,7 +160,7 @@ async fn a_poll_is_unchanged_only_while_the_version_is_available_and_the_caller_
     let at = |name: &str| Expected::At(keyring.place(&full_name(name)));
     // setec's API can neither disable nor let expire, so this goes beneath the edge.
     let change = async |operation: Operation| {
-        let sealed = node.cluster.view().secrets(None, 1).unwrap().remove(0).1.name;
+        let sealed = stored_name(&node);
         let step = Step {
             preconditions: Vec::new(),
             operation,
@@ -272,7 +279,7 @@ async fn a_secret_that_was_moved_without_keys_is_not_served_under_another_name()
         keyring.place(&full_name("high")),
         keyring.place(&full_name("low")),
     );
-    let stored_name = node.cluster.view().secrets(None, 1).unwrap().remove(0).1.name;
+    let name = stored_name(&node);
     // What a stolen node certificate can do: propose anything about the places that it saw.
     let propose = async |operation: Operation| {
         let step = Step {
@@ -282,7 +289,7 @@ async fn a_secret_that_was_moved_without_keys_is_not_served_under_another_name()
                 action: Action::Move,
                 principal: Token([7; 16]),
                 commitment: [0; 32],
-                sealed: stored_name.clone(),
+                sealed: name.clone(),
             }),
         };
         let command = Command {
@@ -306,7 +313,7 @@ async fn a_secret_that_was_moved_without_keys_is_not_served_under_another_name()
         propose(Operation::Move {
             at: Expected::At(from),
             to,
-            name: stored_name.clone(),
+            name: name.clone(),
         })
         .await;
     }

@@ -130,26 +130,43 @@ impl TestCluster {
     /// Starts a node that does not run.
     pub async fn run(&mut self, number: usize) {
         assert!(self.nodes[number].is_none(), "node {number} runs already");
-        let (options, parts) = self.parts(number);
+        let (options, parts) = self.parts(number).await;
         let node = Cluster::start_with(options, parts).await.unwrap();
         self.nodes[number] = Some(node);
     }
 
-    fn parts(&self, number: usize) -> (ClusterOptions, ClusterParts) {
+    /// A node that just ended may hold its port for a moment.
+    async fn parts(&self, number: usize) -> (ClusterOptions, ClusterParts) {
         let options = self.options[number].clone();
+        let deadline = soon();
+        let system = loop {
+            match ClusterParts::system(&options) {
+                Ok(parts) => break parts,
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
         let parts = ClusterParts {
             clocks: self.walls[number].clone(),
-            ..ClusterParts::system(&options).unwrap()
+            ..system
         };
         (options, parts)
     }
 
     /// Why a node that does not run cannot be started.
     pub async fn refusal(&self, number: usize) -> String {
-        let (options, parts) = self.parts(number);
-        match Cluster::start_with(options, parts).await {
-            Ok(_) => panic!("node {number} starts"),
-            Err(error) => error.to_string(),
+        let deadline = soon();
+        loop {
+            let (options, parts) = self.parts(number).await;
+            let refusal = match Cluster::start_with(options, parts).await {
+                Ok(_) => panic!("node {number} starts"),
+                Err(error) => error.to_string(),
+            };
+            // And its files.
+            if !refusal.contains("/LOCK") || Instant::now() > deadline {
+                return refusal;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
