@@ -175,6 +175,8 @@ fn value(number: u64) -> Vec<u8> {
 }
 
 async fn syncs(cluster: &TestCluster) -> Vec<u64> {
+    // Plain HTTP, but this client does not start without one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let mut all = Vec::new();
     for node in 0..cluster.len() {
         let url = format!("http://127.0.0.1:{}/metrics", cluster.node(node).ports.metrics);
