@@ -35,7 +35,7 @@ struct Limit {
     #[arg(long, value_name = "N")]
     bytes: Option<u64>,
     /// There, `prune-oldest` (a record of the gap stays) or `refuse-disclosures`.
-    #[arg(long, value_name = "WHAT", value_parser = parse_at_limit)]
+    #[arg(long, value_name = "WHAT")]
     at_limit: Option<AtAuditLimit>,
     #[command(flatten)]
     confirmation: Confirmation,
@@ -99,20 +99,9 @@ impl Limit {
         };
         let now = client.set_audit_limit(&request).await?;
         format.print(&now, || {
-            let at_limit = match now.at_limit {
-                Some(AtAuditLimit::RefuseDisclosures) => "refuse-disclosures",
-                Some(AtAuditLimit::PruneOldest) | None => "prune-oldest",
-            };
+            let at_limit = now.at_limit.unwrap_or_default();
             format!("{} bytes, then {at_limit}", now.limit_bytes.unwrap_or_default())
         })
-    }
-}
-
-fn parse_at_limit(text: &str) -> Result<AtAuditLimit, String> {
-    match text {
-        "prune-oldest" => Ok(AtAuditLimit::PruneOldest),
-        "refuse-disclosures" => Ok(AtAuditLimit::RefuseDisclosures),
-        _ => Err("prune-oldest or refuse-disclosures".to_owned()),
     }
 }
 

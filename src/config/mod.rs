@@ -5,6 +5,7 @@
 //! win: the file, the environment (`CONCLAVE_API__LISTEN` sets `listen` in `[api]`, `CONCLAVE_DATA_DIR`
 //! sets `data_dir`), flags (`--set api.listen=…`). Relative paths are relative to the file's folder.
 
+mod at_audit_limit;
 mod authorities;
 mod check;
 mod faults;
@@ -12,12 +13,13 @@ mod layers;
 mod limits;
 mod sections;
 
+pub use at_audit_limit::AtAuditLimit;
 pub(crate) use authorities::check_authorities;
 pub(crate) use check::is_name;
 pub use check::{Finding, Severity, check};
 pub use layers::{ConfigError, Override, load, overrides_from_environment};
 pub use limits::LimitsSection;
 pub use sections::{
-    ApiSection, AtAuditLimit, AuditSection, ClusterSection, Config, GrantsSection, LogFormat, LogSection,
-    MetricsSection, NodeAddress, RejoinMode, SealSection, TailscaleSection, TlsSection,
+    ApiSection, AuditSection, ClusterSection, Config, GrantsSection, LogFormat, LogSection, MetricsSection,
+    NodeAddress, RejoinMode, SealSection, TailscaleSection, TlsSection,
 };

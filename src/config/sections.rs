@@ -1,6 +1,6 @@
 //! The sections of the file and their keys. A default stands beside each key.
 
-use super::LimitsSection;
+use super::{AtAuditLimit, LimitsSection};
 use crate::grants::GrantsTable;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -197,17 +197,6 @@ pub struct AuditSection {
     /// What happens there: `prune-oldest` (default; a record of the gap stays) or
     /// `refuse-disclosures`.
     pub at_limit: AtAuditLimit,
-}
-
-/// `audit.at_limit`
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum AtAuditLimit {
-    /// The oldest records are pruned, with a record of the gap.
-    #[default]
-    PruneOldest,
-    /// Disclosures are refused until the limit is raised.
-    RefuseDisclosures,
 }
 
 /// `[log]`

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     audit::{AuditPage, AuditQuery, KeptSubject, PlainRecord, Subject},
+    config,
     grants::Action as Right,
 };
 use conclave_cluster::{
@@ -87,12 +88,8 @@ impl Operations {
                 "limit_bytes: at least {AUDIT_LIMIT_BYTES_MIN}"
             )));
         }
-        let what = match wanted.at_limit {
-            AtAuditLimit::PruneOldest => format!("audit limit {} prune-oldest", wanted.limit_bytes),
-            AtAuditLimit::RefuseDisclosures => {
-                format!("audit limit {} refuse-disclosures", wanted.limit_bytes)
-            }
-        };
+        let at_limit = config::AtAuditLimit::from(wanted.at_limit);
+        let what = format!("audit limit {} {at_limit}", wanted.limit_bytes);
         let call = Call::begin(self, caller, Action::Operate, Subject::Other(&what), deadline)?;
         call.require(Right::Operate, None).await?;
         call.carry_out(Operation::SetAuditRetention(wanted)).await?;

@@ -23,7 +23,7 @@ use crate::{
     telemetry,
 };
 use conclave_cluster::{
-    command::{AtAuditLimit, AuditRetention},
+    command::AuditRetention,
     node::{Cluster, ClusterOptions, Rejoin, StartError},
 };
 use std::{
@@ -389,10 +389,7 @@ fn cluster_options(config: &Config) -> ClusterOptions {
         sync: cluster.sync,
         audit_retention: AuditRetention {
             limit_bytes: config.audit.limit_bytes,
-            at_limit: match config.audit.at_limit {
-                config::AtAuditLimit::PruneOldest => AtAuditLimit::PruneOldest,
-                config::AtAuditLimit::RefuseDisclosures => AtAuditLimit::RefuseDisclosures,
-            },
+            at_limit: config.audit.at_limit.into(),
         },
         scrub_bytes_per_s: cluster.scrub_bytes_per_s,
     }

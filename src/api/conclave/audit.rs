@@ -8,13 +8,9 @@ use super::{
 };
 use crate::{
     audit::{self, AuditQuery},
-    config::AtAuditLimit,
     name::FullName,
 };
-use conclave_cluster::{
-    command,
-    model::{Action, AuditKey, OutcomeKind, Version},
-};
+use conclave_cluster::model::{Action, AuditKey, OutcomeKind, Version};
 
 /// Records in a page unless the request says how many.
 const DEFAULT_LIMIT: usize = 100;
@@ -64,20 +60,18 @@ pub(super) async fn limit(call: &Checked<'_>) -> Result<AuditLimit, Failure> {
         limit_bytes,
         at_limit,
     } = call.message()?;
-    let at_limit = at_limit.map(|at_limit| match at_limit {
-        AtAuditLimit::PruneOldest => command::AtAuditLimit::PruneOldest,
-        AtAuditLimit::RefuseDisclosures => command::AtAuditLimit::RefuseDisclosures,
-    });
     let operations = &call.edge.operations;
     let now = operations
-        .set_audit_limit(&call.caller, limit_bytes, at_limit, call.edge.deadline())
+        .set_audit_limit(
+            &call.caller,
+            limit_bytes,
+            at_limit.map(Into::into),
+            call.edge.deadline(),
+        )
         .await?;
     Ok(AuditLimit {
         limit_bytes: Some(now.limit_bytes),
-        at_limit: Some(match now.at_limit {
-            command::AtAuditLimit::PruneOldest => AtAuditLimit::PruneOldest,
-            command::AtAuditLimit::RefuseDisclosures => AtAuditLimit::RefuseDisclosures,
-        }),
+        at_limit: Some(now.at_limit.into()),
     })
 }
 
