@@ -1,7 +1,5 @@
 //! What the storage tests share: a small state machine, and a log store over a given engine.
 
-#![allow(dead_code)] // each test binary uses its own part
-
 use bytes::Bytes;
 use conclave_raft::{
     codec,

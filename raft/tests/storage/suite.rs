@@ -1,7 +1,6 @@
 //! openraft's own storage suite passes over RocksDB's engine and over the simulated one.
 
-mod storage_support;
-
+use crate::support::{Journal, options};
 use conclave_raft::{
     storage::{
         engine::LogEngine,
@@ -18,7 +17,6 @@ use openraft::{
     testing::log::{StoreBuilder, Suite},
 };
 use std::{path::Path, sync::Arc};
-use storage_support::{Journal, options};
 use tempfile::TempDir;
 
 struct Rocks;
@@ -26,7 +24,7 @@ struct Simulated;
 
 fn build(engine: Arc<dyn LogEngine>, folder: &Path) -> (LogStore, StateMachineAdapter) {
     let machine =
-        StateMachineThread::start(Arc::new(Journal::default()), storage_support::options().on_fatal).unwrap();
+        StateMachineThread::start(Arc::new(Journal::default()), crate::support::options().on_fatal).unwrap();
     let snapshots = SnapshotStore::open(&folder.join("snapshots")).unwrap();
     (
         LogStore::open(engine, options()).unwrap(),

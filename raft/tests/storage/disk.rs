@@ -1,8 +1,7 @@
 //! RocksDB's files as a crash or a failing disk leaves them: a torn tail is tolerated, damage before
 //! it refuses to start and names the file.
 
-mod storage_support;
-
+use crate::support::{append, options, proposal};
 use conclave_raft::{
     storage::{log_store::LogStore, rocks_engine::RocksEngine},
     types::{Entry, LogId, Vote},
@@ -13,7 +12,6 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
-use storage_support::{append, options, proposal};
 
 const ENTRIES: u64 = 200;
 

@@ -1,8 +1,7 @@
 //! What the log promises: nothing acknowledged is lost in a power cut, concurrent appends share a
 //! sync, reads are bounded in bytes, and a failed disk ends everything.
 
-mod storage_support;
-
+use crate::support::{append, open, options, proposal};
 use bytes::Bytes;
 use conclave_raft::{
     storage::{
@@ -21,7 +20,6 @@ use std::{
     ops::Range,
     sync::{Arc, Condvar, Mutex, mpsc},
 };
-use storage_support::{append, open, options, proposal};
 
 /// Lets writes through only while its gate is open.
 #[derive(Clone, Default)]

@@ -1,10 +1,8 @@
 //! Who may speak to a node: only nodes of this cluster, under their own names.
 
-mod support;
-
+use crate::support::{Authority, TestCluster};
 use conclave_raft::node::{RaftOptions, Role};
 use std::{fs, time::Duration};
-use support::{Authority, TestCluster};
 
 /// Long enough for a node to be refused a few times.
 const A_WHILE: Duration = Duration::from_millis(1500);
@@ -130,7 +128,7 @@ async fn a_new_authority_is_taken_up_and_the_old_one_withdrawn() {
 
 /// Proposes at whichever of these nodes leads; returns the index.
 async fn propose_among(cluster: &TestCluster, names: &[&String]) -> u64 {
-    let deadline = support::soon();
+    let deadline = crate::support::soon();
     for name in names.iter().cycle() {
         let status = cluster.status(name);
         if status.role == Role::Leader
@@ -168,7 +166,7 @@ async fn strangers_are_refused_in_the_handshake() {
     for (what, uris, change) in cases {
         let files = cluster.authority.issue_with(&directory, uris, change);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = support::AnyServer::new(&provider);
+        let verifier = crate::support::AnyServer::new(&provider);
         let config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13])
             .unwrap()

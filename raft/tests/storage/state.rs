@@ -1,8 +1,7 @@
 //! The state machine behind openraft: applies are bounded in bytes, snapshots name exactly what
 //! they contain, and an installation keeps what it installed.
 
-mod storage_support;
-
+use crate::support::{Journal, proposal};
 use conclave_raft::{
     storage::{
         fatal::OnFatal,
@@ -18,7 +17,6 @@ use std::{
     path::Path,
     sync::{Arc, Mutex, atomic::Ordering},
 };
-use storage_support::{Journal, proposal};
 
 fn adapter(
     folder: &Path,
@@ -29,7 +27,7 @@ fn adapter(
     StateMachineAdapter,
 ) {
     let journal = Arc::new(Journal::default());
-    let thread = StateMachineThread::start(journal.clone(), storage_support::options().on_fatal).unwrap();
+    let thread = StateMachineThread::start(journal.clone(), crate::support::options().on_fatal).unwrap();
     let snapshots = SnapshotStore::open(folder).unwrap();
     let adapter = StateMachineAdapter::new(thread.clone(), snapshots.clone());
     (journal, snapshots, thread, adapter)

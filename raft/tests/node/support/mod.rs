@@ -1,8 +1,6 @@
 //! Clusters of in-process nodes on loopback, with certificates of their own and a state machine that
 //! remembers every proposal. Each node can be stopped as if killed, and started again on its disk.
 
-#![allow(dead_code, unused_imports, reason = "each test program uses a part of this")]
-
 mod certificates;
 mod journal;
 

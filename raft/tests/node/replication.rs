@@ -1,14 +1,12 @@
 //! Three nodes form a cluster, keep one log, and survive their leaders.
 
-mod support;
-
+use crate::support::{PATIENCE, TestCluster, soon};
 use bytes::Bytes;
 use conclave_raft::{
     node::{ProposeError, Role},
     storage::snapshot_policy::SnapshotPolicyOptions,
 };
 use std::time::Duration;
-use support::{PATIENCE, TestCluster, soon};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_nodes_form_a_cluster_and_apply_the_same_entries() {

@@ -1,7 +1,6 @@
 //! Members come, vote, hand over and go.
 
-mod support;
-
+use crate::support::{PATIENCE, TestCluster, soon};
 use bytes::Bytes;
 use conclave_raft::{
     identity::{NodeRecord, RaftId},
@@ -9,7 +8,6 @@ use conclave_raft::{
     storage::snapshot_policy::SnapshotPolicyOptions,
 };
 use std::{sync::atomic::Ordering, time::Duration};
-use support::{PATIENCE, TestCluster, soon};
 use tokio::time::timeout;
 
 /// A formed cluster of three with a fourth configured node that waits with an empty directory.

@@ -1,8 +1,7 @@
 //! A data directory is an incarnation: wiped, old and foreign disks never take part as what they
 //! were.
 
-mod support;
-
+use crate::support::{TestCluster, copy_directory, soon};
 use conclave_raft::{
     identity::{ClusterId, RaftId},
     node::{MembershipChange, Role},
@@ -14,7 +13,6 @@ use conclave_raft::{
     },
 };
 use std::{fs, sync::Arc, time::Duration};
-use support::{TestCluster, copy_directory, soon};
 use tokio::time::{Instant, timeout};
 
 /// Long enough for several elections with the tests' time-out of 250 ms.
