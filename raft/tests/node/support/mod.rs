@@ -174,8 +174,21 @@ impl TestCluster {
         self.try_start_with(self.options(name)).await
     }
 
-    /// Starts a node with options of its own.
+    /// Starts a node with options of its own. One that was killed a moment ago in this same process may
+    /// still have a task that holds its log; that is waited for.
     pub async fn try_start_with(&self, options: RaftOptions) -> Result<TestNode, String> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.start_once(options.clone()).await {
+                Err(held) if held.contains("lock hold by current process") && Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                started => return started,
+            }
+        }
+    }
+
+    async fn start_once(&self, options: RaftOptions) -> Result<TestNode, String> {
         let address = self.address(&options.node_name);
         let listener = TcpListener::bind(address).unwrap();
         let parts = NodeParts::system(&options, listener).map_err(|error| error.to_string())?;
