@@ -20,7 +20,7 @@ needs:
 
 dev: needs
 	cargo build --release --workspace
-	@scripts/with-many-files cargo run --release --quiet --bin conclave -- dev $(DEV)
+	@cargo run --release --quiet --bin conclave -- dev $(DEV)
 
 # Tests that need what this machine lacks are skipped, and listed at the end; with
 # CONCLAVE_NO_SKIPS=1 they fail instead.

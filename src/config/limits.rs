@@ -13,7 +13,8 @@ pub struct LimitsSection {
     pub body_bytes: usize,
     /// Bytes of a request's line and headers. Default 16 KiB, at least 8 KiB; more is answered 431.
     pub header_bytes: usize,
-    /// Open connections. Default 4096; more wait in the kernel's queue until one closes.
+    /// Open connections. Default 4096; more wait in the kernel's queue until one closes. The node does
+    /// not start where their files and its own are more than the process may have open.
     pub connections: usize,
     /// Open connections of one address. Default 512; more are closed at once.
     pub connections_per_source: usize,

@@ -4,6 +4,7 @@
 //! |--------------------|-------------------------------------------------------------------|
 //! | `node`             | assembles a node from its configuration and runs it               |
 //! | `signals`          | SIGHUP reloads, SIGTERM and SIGINT stop                            |
+//! | `open_files`       | raises the limit of open files, for anybody can open connections   |
 //! | `runtime_file`     | tells which addresses and process a running node has               |
 //! | `tls`              | the API's certificates, replaced as a whole on reload              |
 //! | `listener`         | accepts connections by TLS and serves HTTP/1.1 and HTTP/2          |
@@ -23,6 +24,7 @@ mod entrance;
 mod listener;
 mod metrics_listener;
 mod node;
+mod open_files;
 mod routes;
 mod runtime_file;
 mod signals;

@@ -5,7 +5,7 @@ use super::{
     call::Edge,
     entrance::Entrance,
     listener::Listener,
-    metrics_listener,
+    metrics_listener, open_files,
     routes::Routes,
     runtime_file::RuntimeFile,
     signals::{Signals, Wanted},
@@ -92,6 +92,7 @@ pub async fn run(source: ConfigSource) -> Result<(), RunError> {
     for warning in hardening::harden() {
         tracing::warn!("{warning}");
     }
+    open_files::provide(&config).map_err(RunError::Start)?;
     let mut signals = Signals::register().map_err(|error| RunError::Start(error.to_string()))?;
     let node = Node::start(source, config).await?;
     let result = node.run(&mut signals).await;

@@ -4,7 +4,7 @@
 use crate::{
     requests,
     support::{
-        Identity, PATIENCE, TestCluster, eventually,
+        Identity, PATIENCE, PROGRAM, TestCluster, eventually,
         setec::{Answer, Setec},
     },
 };
@@ -56,6 +56,27 @@ async fn each_limit_refuses_clearly_and_harms_nobody() {
     slow_clients(&cluster).await;
     requests_in_flight(&cluster).await;
     a_stop_finishes_what_was_accepted(&mut cluster).await;
+}
+
+#[tokio::test]
+async fn connections_that_would_take_the_nodes_own_files_are_refused_at_the_start() {
+    let cluster = TestCluster::builder().nodes(1).start_only(&[]).launch();
+    let started = tokio::process::Command::new("sh")
+        .args([
+            "-c",
+            "ulimit -n 1024 && exec \"$0\" server --config \"$1\"",
+            PROGRAM,
+        ])
+        .arg(&cluster.node(0).config)
+        .kill_on_drop(true)
+        .output();
+    let ended = timeout(PATIENCE, started)
+        .await
+        .expect("it ends")
+        .expect("it ran");
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(!ended.status.success(), "{said}");
+    assert!(said.contains("limits.connections: 4096 connections"), "{said}");
 }
 
 const IN_FLIGHT_PER_PRINCIPAL: usize = 2;

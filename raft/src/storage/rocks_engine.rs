@@ -59,6 +59,8 @@ pub struct RocksEngine {
 impl RocksEngine {
     /// Memory for writes that are in the write-ahead log only: 32 MiB.
     const WRITE_BUFFER_BYTES: usize = 32 * 1024 * 1024;
+    /// File descriptors for table files; more files are opened and closed as they are read.
+    const OPEN_FILES: i32 = 256;
 
     /// Opens the database in `directory`, or makes it.
     ///
@@ -85,6 +87,7 @@ fn options() -> Options {
     options.set_write_buffer_size(RocksEngine::WRITE_BUFFER_BYTES);
     // Values are ciphertext: they do not compress.
     options.set_compression_type(rocksdb::DBCompressionType::None);
+    options.set_max_open_files(RocksEngine::OPEN_FILES);
     options.set_max_background_jobs(2);
     options.set_keep_log_file_num(2);
     options.set_max_log_file_size(4 * 1024 * 1024);
