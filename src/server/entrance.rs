@@ -4,7 +4,7 @@
 use hyper::{HeaderMap, StatusCode, Uri, header};
 use std::net::IpAddr;
 
-/// Which hosts and origins may come in.
+/// Which hosts and origins may come in, as configured.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Entrance {
     /// Host names, in lower case. One that begins with `*.` allows one more label.
@@ -22,8 +22,15 @@ pub(super) enum Refused {
 }
 
 impl Entrance {
-    /// Checks a request that arrived at the address `local`.
-    pub(super) fn check(&self, uri: &Uri, headers: &HeaderMap, local: IpAddr) -> Result<(), Refused> {
+    /// Checks a request that arrived at the address `local`. The names that the listener's `certificate`
+    /// gives it, in lower case, may come in as well.
+    pub(super) fn check(
+        &self,
+        uri: &Uri,
+        headers: &HeaderMap,
+        local: IpAddr,
+        certificate: &[String],
+    ) -> Result<(), Refused> {
         let mut hosts = uri
             .authority()
             .map(|authority| authority.as_str().as_bytes())
@@ -33,7 +40,7 @@ impl Entrance {
         if hosts.peek().is_none() || headers.get_all(header::HOST).iter().count() > 1 {
             return Err(Refused::Host);
         }
-        if !hosts.all(|host| self.is_served(host, local)) {
+        if !hosts.all(|host| self.is_served(host, local, certificate)) {
             return Err(Refused::Host);
         }
         let mut origins = headers.get_all(header::ORIGIN).iter().peekable();
@@ -49,19 +56,20 @@ impl Entrance {
         Ok(())
     }
 
-    fn is_served(&self, host: &[u8], local: IpAddr) -> bool {
+    fn is_served(&self, host: &[u8], local: IpAddr, certificate: &[String]) -> bool {
         let Some(name) = std::str::from_utf8(host).ok().and_then(name_of) else {
             return false;
         };
+        let mut served = self.hosts.iter().chain(certificate);
         if let Ok(address) = name.parse::<IpAddr>() {
             return address.to_canonical() == local.to_canonical()
-                || self.hosts.iter().any(|served| served.parse() == Ok(address));
+                || served.any(|served| served.parse() == Ok(address));
         }
         // No name server can point this name at us from elsewhere.
         if name == "localhost" && local.is_loopback() {
             return true;
         }
-        self.hosts.iter().any(|served| match served.strip_prefix("*.") {
+        served.any(|served| match served.strip_prefix("*.") {
             Some(parent) => name
                 .split_once('.')
                 .is_some_and(|(label, rest)| !label.is_empty() && rest == parent),
@@ -124,7 +132,9 @@ mod tests {
                 HeaderValue::from_str(value).unwrap(),
             );
         }
-        entrance.check(&"/".parse().unwrap(), &map, "192.0.2.7".parse().unwrap())
+        let certificate = ["api.example".to_owned(), "10.1.1.2".to_owned()];
+        let local = "192.0.2.7".parse().unwrap();
+        entrance.check(&"/".parse().unwrap(), &map, local, &certificate)
     }
 
     #[test]
@@ -136,6 +146,8 @@ mod tests {
             "192.0.2.7:8200",
             "[::ffff:192.0.2.7]:1",
             "10.1.1.1",
+            "api.example:8200",
+            "10.1.1.2",
         ] {
             assert_eq!(check(&[("host", host)]), Ok(()), "{host}");
         }
@@ -164,10 +176,10 @@ mod tests {
     #[test]
     fn localhost_is_served_on_loopback_only() {
         let entrance = Entrance::default();
-        assert!(entrance.is_served(b"localhost:8202", "127.0.0.1".parse().unwrap()));
-        assert!(entrance.is_served(b"LOCALHOST", "::1".parse().unwrap()));
-        assert!(!entrance.is_served(b"localhost", "192.0.2.7".parse().unwrap()));
-        assert!(!entrance.is_served(b"localhost.evil.example", "127.0.0.1".parse().unwrap()));
+        assert!(entrance.is_served(b"localhost:8202", "127.0.0.1".parse().unwrap(), &[]));
+        assert!(entrance.is_served(b"LOCALHOST", "::1".parse().unwrap(), &[]));
+        assert!(!entrance.is_served(b"localhost", "192.0.2.7".parse().unwrap(), &[]));
+        assert!(!entrance.is_served(b"localhost.evil.example", "127.0.0.1".parse().unwrap(), &[]));
     }
 
     #[test]
@@ -179,16 +191,16 @@ mod tests {
         let local = "192.0.2.7".parse().unwrap();
         let mut headers = HeaderMap::new();
         assert_eq!(
-            entrance.check(&"https://a.example/x".parse().unwrap(), &headers, local),
+            entrance.check(&"https://a.example/x".parse().unwrap(), &headers, local, &[]),
             Ok(())
         );
         assert_eq!(
-            entrance.check(&"https://b.example/x".parse().unwrap(), &headers, local),
+            entrance.check(&"https://b.example/x".parse().unwrap(), &headers, local, &[]),
             Err(Refused::Host)
         );
         headers.insert("host", HeaderValue::from_static("b.example"));
         assert_eq!(
-            entrance.check(&"https://a.example/x".parse().unwrap(), &headers, local),
+            entrance.check(&"https://a.example/x".parse().unwrap(), &headers, local, &[]),
             Err(Refused::Host)
         );
     }
@@ -229,7 +241,7 @@ mod tests {
         fn garbage_never_panics_and_never_comes_in(host: Vec<u8>) {
             let entrance = Entrance { hosts: vec!["vault.example".into()], origins: Vec::new() };
             let local = "192.0.2.7".parse().unwrap();
-            prop_assert!(!entrance.is_served(&host, local));
+            prop_assert!(!entrance.is_served(&host, local, &[]));
         }
     }
 }

@@ -80,7 +80,7 @@ fn answer(
         response.headers_mut().insert(header::CONTENT_TYPE, plain);
         response
     };
-    if let Err(refused) = entrance.check(request.uri(), request.headers(), local) {
+    if let Err(refused) = entrance.check(request.uri(), request.headers(), local, &[]) {
         return text(refused.status(), format!("{}\n", refused.message()));
     }
     match (request.method(), request.uri().path()) {

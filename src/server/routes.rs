@@ -4,7 +4,7 @@
 use super::{
     Answer,
     call::{Call, Edge, RequestBody},
-    entrance::Entrance,
+    entrance::{Entrance, Refused},
     listener::Handler,
     tls::Tls,
 };
@@ -17,17 +17,12 @@ use std::{sync::Arc, time::Instant};
 pub(super) struct Routes {
     edge: Arc<Edge>,
     tls: Arc<Tls>,
-    /// Hosts and origins of the configuration; the certificate's names come to them.
-    configured: Entrance,
+    entrance: Entrance,
 }
 
 impl Routes {
-    pub(super) fn new(edge: Arc<Edge>, tls: Arc<Tls>, configured: Entrance) -> Arc<Self> {
-        Arc::new(Self {
-            edge,
-            tls,
-            configured,
-        })
+    pub(super) fn new(edge: Arc<Edge>, tls: Arc<Tls>, entrance: Entrance) -> Arc<Self> {
+        Arc::new(Self { edge, tls, entrance })
     }
 
     async fn answer(
@@ -36,8 +31,6 @@ impl Routes {
         request: Request<RequestBody>,
         request_id: &str,
     ) -> (&'static str, &'static str, Answer) {
-        let mut entrance = self.configured.clone();
-        entrance.hosts.extend(self.tls.in_use().names.iter().cloned());
         let path = request.uri().path().to_owned();
         let route = api::route(&path);
         let (api, action) = route.labels();
@@ -47,13 +40,19 @@ impl Routes {
             request_id: request_id.to_owned(),
             slot: None,
         };
-        let (uri, headers) = (call.request.uri(), call.request.headers());
-        let answer = match entrance.check(uri, headers, call.connection.local.ip()) {
+        let answer = match self.check(&call) {
             Ok(()) => route.handle(&self.edge, &mut call).await,
             Err(refused) => route.refuse(refused.status(), refused.message()),
         };
         call.discard_body().await;
         (api, action, answer.holding(call.slot))
+    }
+
+    fn check(&self, call: &Call) -> Result<(), Refused> {
+        let (uri, headers) = (call.request.uri(), call.request.headers());
+        let certificate = &self.tls.in_use().names;
+        self.entrance
+            .check(uri, headers, call.connection.local.ip(), certificate)
     }
 }
 
