@@ -1,10 +1,13 @@
 //! One request, with what is known of its connection, on its way through a dialect.
 
-use super::slots::{Slot, Slots};
+use super::{
+    reports::Reports,
+    slots::{Slot, Slots},
+};
 use crate::{
     config::LimitsSection,
     grants::ConfiguredGrants,
-    identity::{ConnectionIdentity, Identifier},
+    identity::{ConnectionIdentity, Identifier, Unidentified},
     operations::{Caller, Dialect, OperationError, Operations},
     seal::{KeyFiles, Sealer},
 };
@@ -98,10 +101,7 @@ impl Call {
         let identified = edge.identifier.identify(&self.connection).await;
         let identity = identified.map_err(|reason| {
             crate::metric_definitions::count_unidentified(&reason);
-            tracing::warn!(
-                remote = %self.connection.remote, request_id = %self.request_id, %reason,
-                "refused a caller that could not be identified"
-            );
+            self.report_unidentified(&reason);
             NotAdmitted::Unidentified
         })?;
         let caller = Caller {
@@ -117,6 +117,16 @@ impl Call {
         let slot = edge.slots.take(!caller.grants.is_empty(), permit);
         self.slot = Some(slot.ok_or(NotAdmitted::Busy)?);
         Ok(caller)
+    }
+
+    fn report_unidentified(&self, reason: &Unidentified) {
+        static REPORTS: Reports = Reports::new();
+        let (remote, request_id) = (&self.connection.remote, &self.request_id);
+        let what = "refused a caller that could not be identified";
+        match REPORTS.count(Instant::now()) {
+            Some(refused) => tracing::warn!(%remote, request_id, %reason, refused, "{what}"),
+            None => tracing::debug!(%remote, request_id, %reason, "{what}"),
+        }
     }
 
     /// Reads the body whole, within the limits of bytes and time.

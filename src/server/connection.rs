@@ -1,7 +1,10 @@
 //! One connection from its first byte to its last: the handshake, requests, and every way in which
 //! a slow, silent or confused peer could hold it open.
 
-use super::listener::{Handler, ListenerLimits};
+use super::{
+    listener::{Handler, ListenerLimits},
+    reports::Reports,
+};
 use crate::identity::{ClientCertificate, ConnectionIdentity};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -166,8 +169,21 @@ async fn dismiss(
 }
 
 fn refused(remote: SocketAddr, reason: &str) {
+    static REPORTS: Reports = Reports::new();
     crate::metric_definitions::count_refused_connection();
-    tracing::info!(%remote, reason, "a connection was refused");
+    match REPORTS.count(Instant::now()) {
+        Some(refused) => tracing::info!(%remote, reason, refused, "a connection was refused"),
+        None => tracing::debug!(%remote, reason, "a connection was refused"),
+    }
+}
+
+fn abandoned(remote: SocketAddr) {
+    static REPORTS: Reports = Reports::new();
+    let what = "a connection is closed: its peer does not take its answers";
+    match REPORTS.count(Instant::now()) {
+        Some(closed) => tracing::info!(%remote, closed, "{what}"),
+        None => tracing::debug!(%remote, "{what}"),
+    }
 }
 
 /// Runs a connection. When it has to end, or idles, it is asked to end gracefully, and is dropped
@@ -187,7 +203,7 @@ async fn drive<C: GracefulConnection>(
         let now = Instant::now();
         let sent_by = activity.unsent_since().map(|since| since + limits.send_timeout);
         if sent_by.is_some_and(|by| by <= now) {
-            tracing::info!(%remote, "a connection is closed: its peer does not take its answers");
+            abandoned(remote);
             return None;
         }
         if closed_by.is_some_and(|by| by <= now) {

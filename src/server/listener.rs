@@ -3,6 +3,7 @@
 use super::{
     call::RequestBody,
     connection,
+    reports::Reports,
     source_limits::{SourceFull, SourceLimits},
     tls::Tls,
 };
@@ -77,6 +78,7 @@ impl Listener {
         let Self { socket, tls, limits } = self;
         let slots = Arc::new(Semaphore::new(limits.connections));
         let sources = SourceLimits::new(limits.connections_per_source);
+        let failures = Reports::new();
         let connections = TaskTracker::new();
         let abandon = CancellationToken::new();
         loop {
@@ -98,7 +100,9 @@ impl Listener {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of file descriptors, most likely: let some close.
-                    tracing::warn!(%error, "a connection could not be accepted");
+                    if let Some(times) = failures.count(Instant::now()) {
+                        tracing::warn!(%error, times, "a connection could not be accepted");
+                    }
                     sleep(Duration::from_millis(50)).await;
                     continue;
                 }

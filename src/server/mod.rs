@@ -13,6 +13,7 @@
 //! | `entrance`         | what is refused before the caller is identified                    |
 //! | `call`             | one request, with what is known of its connection                  |
 //! | `slots`            | how many requests are worked on at once                            |
+//! | `reports`          | what strangers bring about is logged once a minute                 |
 //! | `answer`           | responses, whose bytes are wiped when they were sent               |
 //! | `routes`           | leads each request to its dialect, counts and times it             |
 //! | `metrics_listener` | Prometheus, in plain HTTP                                          |
@@ -25,6 +26,7 @@ mod listener;
 mod metrics_listener;
 mod node;
 mod open_files;
+mod reports;
 mod routes;
 mod runtime_file;
 mod signals;

@@ -1,10 +1,10 @@
 //! How many connections one address may have, so that one caller cannot take them all.
 
+use super::reports::Unreported;
 use std::{
     collections::{HashMap, hash_map::Entry},
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 use tokio::time::Instant;
 
@@ -14,16 +14,12 @@ pub(super) struct SourceLimits {
     sources: Mutex<HashMap<IpAddr, Source>>,
 }
 
-#[derive(Default)]
 struct Source {
     open: usize,
-    /// Connections that were refused and not reported yet.
-    unreported: u64,
-    reported: Option<Instant>,
+    refused: Unreported,
 }
 
-/// The source has its share. Holds how many of its connections were refused since that was last
-/// reported, where that is a minute ago: they cost the source nothing, and must not fill the log.
+/// The source has its share. Holds what is to be reported of its refused connections, if that is due.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct SourceFull {
     pub(super) to_report: Option<u64>,
@@ -36,9 +32,6 @@ pub(super) struct SourcePermit {
 }
 
 impl SourceLimits {
-    /// Between two reports about one source.
-    const REPORT_EVERY: Duration = Duration::from_secs(60);
-
     pub(super) fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
             limit,
@@ -66,7 +59,10 @@ impl SourceLimits {
             address => address,
         };
         let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        let state = sources.entry(source).or_default();
+        let state = sources.entry(source).or_insert(Source {
+            open: 0,
+            refused: Unreported::new(),
+        });
         if state.open < self.limit {
             state.open += 1;
             return Ok(SourcePermit {
@@ -74,15 +70,9 @@ impl SourceLimits {
                 source,
             });
         }
-        state.unreported += 1;
-        let is_due = state
-            .reported
-            .is_none_or(|reported| now.duration_since(reported) >= Self::REPORT_EVERY);
-        let to_report = is_due.then(|| {
-            state.reported = Some(now);
-            std::mem::take(&mut state.unreported)
-        });
-        Err(SourceFull { to_report })
+        Err(SourceFull {
+            to_report: state.refused.count(now),
+        })
     }
 }
 
@@ -101,6 +91,7 @@ impl Drop for SourcePermit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn each_source_has_its_own_share_and_gives_it_back() {
