@@ -432,6 +432,7 @@ impl Checker<'_> {
                 "limits.requests_in_flight_per_principal",
                 limits.requests_in_flight_per_principal as u64,
             ),
+            ("limits.large_answer_bytes", limits.large_answer_bytes as u64),
             (
                 "limits.requests_per_s_per_principal",
                 limits.requests_per_s_per_principal.into(),

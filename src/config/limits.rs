@@ -22,8 +22,13 @@ pub struct LimitsSection {
     /// Default 1024; more are answered 503 with `Retry-After`. Callers without grants have a
     /// sixteenth of as many (at least one) for themselves, and none of these; health needs none.
     pub requests_in_flight: usize,
-    /// Requests of one principal being worked on, in the same sense. Default 512; more are answered 429.
+    /// Requests of one principal being worked on, in the same sense. Default 128, an eighth of
+    /// `requests_in_flight`, so that a few principals cannot take all; more are answered 429.
     pub requests_in_flight_per_principal: usize,
+    /// Bytes of large answers that wait to be sent: of those that have more bytes than `body_bytes`, such
+    /// as long listings. Default 256 MiB, of which one principal may have a quarter, but always one answer
+    /// that there is room for; more are answered 503 with `Retry-After`.
+    pub large_answer_bytes: usize,
     /// Requests of one principal in a second, on this node. Default 10000; more are answered 429.
     pub requests_per_s_per_principal: u32,
     /// Refusals of one principal for want of a right to one action that get an audit record of their
@@ -57,7 +62,8 @@ impl Default for LimitsSection {
             connections: 4_096,
             connections_per_source: 512,
             requests_in_flight: 1_024,
-            requests_in_flight_per_principal: 512,
+            requests_in_flight_per_principal: 128,
+            large_answer_bytes: 256 << 20,
             requests_per_s_per_principal: 10_000,
             refusal_records_per_10_s: 10,
             handshake_timeout_ms: 5_000,

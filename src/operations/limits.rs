@@ -14,7 +14,7 @@ use tokio::time::Instant;
 pub struct OperationLimits {
     /// Bytes of a value. Default 1 MiB.
     pub value_bytes: usize,
-    /// Requests of one principal in flight on this node. Default 512.
+    /// Requests of one principal in flight on this node. Default 128.
     pub in_flight_per_principal: usize,
     /// Requests of one principal per second on this node. Default 10,000.
     pub requests_per_second_per_principal: u32,
@@ -27,7 +27,7 @@ impl Default for OperationLimits {
     fn default() -> Self {
         Self {
             value_bytes: 1024 * 1024,
-            in_flight_per_principal: 512,
+            in_flight_per_principal: 128,
             requests_per_second_per_principal: 10_000,
             refusal_records_per_ten_seconds: 10,
         }
@@ -99,6 +99,13 @@ impl Admission {
             admission: self.clone(),
             principal: principal.clone(),
         })
+    }
+}
+
+impl Permit {
+    /// Whose request it is.
+    pub(crate) fn principal(&self) -> &Principal {
+        &self.principal
     }
 }
 

@@ -22,6 +22,7 @@ pub use error::OperationError;
 pub(crate) use limits::Admission;
 pub use limits::{OperationLimits, Permit};
 pub use operate::Recording;
+pub use read::Listing;
 
 use crate::{audit::SharedRecords, index::NameIndex, seal::Sealer};
 use conclave_cluster::{model::Action, node::Cluster};
@@ -45,7 +46,7 @@ pub struct Operations {
 }
 
 impl Operations {
-    /// Listings that are made at once: each may hold every name.
+    /// Listings that are made, or written into answers, at once: each may hold every name.
     const LISTINGS: usize = 4;
     /// Queries of the audit log at once; more wait.
     const AUDIT_READINGS: usize = 4;

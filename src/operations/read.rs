@@ -14,7 +14,11 @@ use conclave_cluster::{
     command::{Disclosed, Done, Look, Operation, Which},
     model::{Action, Version},
 };
-use tokio::time::{Instant, timeout_at};
+use std::ops::Deref;
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, timeout_at},
+};
 
 impl Operations {
     /// Fetches a value: the active version's, or another.
@@ -96,7 +100,7 @@ impl Operations {
         caller: &Caller,
         store: &StorePath,
         deadline: Instant,
-    ) -> Result<Vec<SecretInfo>, OperationError> {
+    ) -> Result<Listing, OperationError> {
         let call = Call::begin(self, caller, Action::List, Subject::Store(store), deadline)?;
         call.require_any().await?;
         let look = Look::Store(call.keyring.store_place(store));
@@ -104,11 +108,12 @@ impl Operations {
         call.wait_applied(index).await?;
         let listing = self.list_applied(caller, store, deadline).await?;
         if listing.is_complete {
-            return Ok(listing.secrets);
+            return Ok(listing);
         }
+        drop(listing);
         // Perhaps names are under a term that is newer than the keyring that is held here.
         self.sealer.keyring_as_of(index, deadline).await?;
-        Ok(self.list_applied(caller, store, deadline).await?.secrets)
+        self.list_applied(caller, store, deadline).await
     }
 
     /// Lists from what this node has applied.
@@ -125,7 +130,6 @@ impl Operations {
         let (index, cluster) = (self.index.clone(), self.cluster.clone());
         let (store, grants) = (store.clone(), caller.grants.clone());
         let listing = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
             let found = index.list(&store, |name| grants.allows(Right::Info, name))?;
             let view = cluster.view();
             let mut secrets = Vec::with_capacity(found.names.len());
@@ -138,6 +142,7 @@ impl Operations {
             Ok::<_, IndexError>(Listing {
                 secrets,
                 is_complete: found.is_complete,
+                _permit: permit,
             })
         });
         match timeout_at(deadline, listing).await {
@@ -173,9 +178,20 @@ impl Operations {
     }
 }
 
-struct Listing {
+/// The secrets of a store. There are only a few listings at once, so each is to be dropped as soon as its
+/// answer is written.
+pub struct Listing {
     secrets: Vec<SecretInfo>,
     is_complete: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Deref for Listing {
+    type Target = [SecretInfo];
+
+    fn deref(&self) -> &[SecretInfo] {
+        &self.secrets
+    }
 }
 
 async fn secret_value(

@@ -91,6 +91,11 @@ impl Answer {
         &self.headers
     }
 
+    /// How many bytes its body has.
+    pub(super) fn body_bytes(&self) -> usize {
+        self.body.len()
+    }
+
     /// Keeps its request's slot until it was sent.
     pub(super) fn holding(mut self, slot: Option<Slot>) -> Self {
         self.slot = slot;

@@ -114,7 +114,7 @@ impl Call {
         };
         let permit = edge.operations.admit(&caller, action);
         let permit = permit.map_err(NotAdmitted::Limited)?;
-        let slot = edge.slots.take(!caller.grants.is_empty(), permit);
+        let slot = edge.slots.take(&caller, permit);
         self.slot = Some(slot.ok_or(NotAdmitted::Busy)?);
         Ok(caller)
     }

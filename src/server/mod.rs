@@ -13,6 +13,7 @@
 //! | `entrance`         | what is refused before the caller is identified                    |
 //! | `call`             | one request, with what is known of its connection                  |
 //! | `slots`            | how many requests are worked on at once                            |
+//! | `large_answers`    | how many bytes of large answers wait to be sent                    |
 //! | `reports`          | what strangers bring about is logged once a minute                 |
 //! | `answer`           | responses, whose bytes are wiped when they were sent               |
 //! | `routes`           | leads each request to its dialect, counts and times it             |
@@ -22,6 +23,7 @@ mod answer;
 mod call;
 mod connection;
 mod entrance;
+mod large_answers;
 mod listener;
 mod metrics_listener;
 mod node;

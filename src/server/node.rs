@@ -161,7 +161,7 @@ impl Node {
             key_files,
             grants: grants.clone(),
             identifier: Identifier::new(grants, tailscale, development),
-            slots: Slots::new(config.limits.requests_in_flight),
+            slots: Slots::new(&config.limits),
             limits: config.limits.clone(),
             node_name: config.node_name.clone(),
             cluster_name: config.cluster_name.clone(),

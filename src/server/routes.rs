@@ -11,7 +11,15 @@ use super::{
 use crate::{api, identity::ConnectionIdentity, metric_definitions as metrics};
 use bytes::Bytes;
 use hyper::{Request, Response, StatusCode};
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// The answer was made, and cannot be kept until it is sent.
+const NO_ROOM: &str = "too many large answers wait to be sent (limits.large_answer_bytes)";
+/// When to try again then.
+const NO_ROOM_RETRY: Duration = Duration::from_secs(1);
 
 /// The API listener's handler.
 pub(super) struct Routes {
@@ -40,10 +48,17 @@ impl Routes {
             request_id: request_id.to_owned(),
             slot: None,
         };
-        let answer = match self.check(&call) {
+        let mut answer = match self.check(&call) {
             Ok(()) => route.handle(&self.edge, &mut call).await,
             Err(refused) => route.refuse(refused.status(), refused.message()),
         };
+        if let Some(slot) = &mut call.slot
+            && slot.make_room(answer.body_bytes()).is_err()
+        {
+            answer = route
+                .refuse(StatusCode::SERVICE_UNAVAILABLE, NO_ROOM)
+                .retry_after(NO_ROOM_RETRY);
+        }
         call.discard_body().await;
         (api, action, answer.holding(call.slot))
     }

@@ -28,6 +28,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 const VALUE_BYTES: usize = 64 << 10;
+const BODY_BYTES: usize = 128 << 10;
 const CONNECTIONS_PER_SOURCE: usize = 6;
 const IN_FLIGHT: usize = 3;
 const SLOW_MS: u64 = 2_000;
@@ -38,7 +39,8 @@ async fn each_limit_refuses_clearly_and_harms_nobody() {
         .nodes(1)
         .production()
         .setting("limits.value_bytes", &VALUE_BYTES.to_string())
-        .setting("limits.body_bytes", "131072")
+        .setting("limits.body_bytes", &BODY_BYTES.to_string())
+        .setting("limits.large_answer_bytes", "1")
         .setting("limits.header_bytes", "8192")
         .setting(
             "limits.connections_per_source",
@@ -55,6 +57,7 @@ async fn each_limit_refuses_clearly_and_harms_nobody() {
     one_source_has_its_share(&cluster).await;
     slow_clients(&cluster).await;
     requests_in_flight(&cluster).await;
+    large_answers(&cluster).await;
     a_stop_finishes_what_was_accepted(&mut cluster).await;
 }
 
@@ -379,6 +382,27 @@ async fn requests_in_flight(cluster: &TestCluster) {
         }
     })
     .await;
+}
+
+/// Here not even one is kept; how many are otherwise is shown beside the code.
+async fn large_answers(cluster: &TestCluster) {
+    const NAME_BYTES: usize = 1_000;
+    let http = cluster.http(Some(&cluster.administrator()));
+    let listed = async || {
+        let answer = requests::setec(&http, cluster, 0, "list", json!({})).await;
+        answer.expect("an answer")
+    };
+    assert_eq!(listed().await.status(), 200);
+    for number in 0..=BODY_BYTES / NAME_BYTES {
+        let name = format!("{number:0NAME_BYTES$}");
+        let put = requests::setec(&http, cluster, 0, "put", json!({"Name": name, "Value": "eA=="})).await;
+        assert_eq!(put.expect("an answer").status(), 200);
+    }
+    let refused = listed().await;
+    assert!(refused.headers().contains_key("retry-after"), "{refused:?}");
+    let (status, text) = requests::answer(Ok(refused)).await;
+    assert_eq!(status, 503);
+    assert!(text.contains("limits.large_answer_bytes"), "{text}");
 }
 
 async fn a_stop_finishes_what_was_accepted(cluster: &mut TestCluster) {

@@ -51,6 +51,7 @@ pub(crate) fn refuse(status: StatusCode, message: &str) -> Answer {
     let code = match status {
         StatusCode::MISDIRECTED_REQUEST => ErrorCode::UnknownHost,
         StatusCode::FORBIDDEN => ErrorCode::Denied,
+        StatusCode::SERVICE_UNAVAILABLE => ErrorCode::Unavailable,
         _ => ErrorCode::InvalidRequest,
     };
     Failure::new(code, message).answer()
