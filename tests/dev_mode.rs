@@ -79,8 +79,12 @@ async fn programs_get_a_cluster_and_leave_nothing_behind() {
     let message = dev.error_line_with("server --config").await;
     let config = killed.config.to_string_lossy();
     assert!(message.contains(&*config), "{message}");
+    // As a person would, from the folder.
+    let config = killed.config.strip_prefix(&folder).expect("it lies there");
     let mut restarted = Command::new(PROGRAM)
-        .args(["server", "--config", &config])
+        .args(["server", "--config"])
+        .arg(config)
+        .current_dir(&folder)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .kill_on_drop(true)
@@ -97,15 +101,14 @@ async fn programs_get_a_cluster_and_leave_nothing_behind() {
     })
     .await;
     assert!(one.get("dev/name", None).await.is_ok());
-    kill_process(pid(restarted.id().expect("it runs")), Signal::TERM).expect("it runs");
+
+    // Ctrl-C stops the rest, and that one too.
+    dev.interrupt().await;
     let ended = tokio::time::timeout(PATIENCE, restarted.wait())
         .await
         .expect("it ends")
         .expect("it ends");
     assert!(ended.success(), "{ended}");
-
-    // Ctrl-C stops the rest.
-    dev.interrupt().await;
     for node in &announcement.nodes {
         assert!(
             test_kill_process(pid(node.pid)).is_err(),

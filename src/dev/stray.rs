@@ -1,13 +1,13 @@
 //! A node that somebody started again by hand, as our message tells them, is nobody's child of ours.
-//! It is found by the process id that it left in its data directory, and known by its command line:
-//! process ids are given out again, and no other process may be hit.
+//! It is found by the lock that RocksDB holds on the node's log: the system tells which process has it,
+//! however that was started, and no other process can be hit.
 
-use crate::server::RuntimeFile;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{
+    Flock, FlockType, Pid, PidfdFlags, Signal, fcntl_getlk, pidfd_open, pidfd_send_signal,
+};
 use std::{
-    ffi::OsStr,
-    fs,
-    os::{fd::OwnedFd, unix::ffi::OsStrExt},
+    fs::File,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -17,53 +17,40 @@ use tokio::time::{Instant, sleep};
 #[derive(Debug)]
 pub struct Stray {
     name: String,
-    pid: u32,
-    config: PathBuf,
+    pid: Pid,
+    lock: PathBuf,
     process: OwnedFd,
 }
 
 /// The nodes of a folder that run now, whoever started them.
 pub fn find_strays(folder: &Path) -> Vec<Stray> {
     (0..)
-        .map(|position| folder.join(super::layout::node_name(position)))
-        .take_while(|own| own.is_dir())
-        .filter_map(|own| find(&own))
+        .map(super::layout::node_name)
+        .take_while(|name| folder.join(name).is_dir())
+        .filter_map(|name| find(folder, name))
         .collect()
 }
 
-fn find(own: &Path) -> Option<Stray> {
-    let runtime = RuntimeFile::read(&own.join(super::layout::DATA)).ok()?;
-    let pid = Pid::from_raw(i32::try_from(runtime.pid).ok()?)?;
-    // From here on this very process is meant, also if its id is given out again.
+fn find(folder: &Path, name: String) -> Option<Stray> {
+    let lock = folder.join(&name).join(super::layout::DATA).join(LOCK);
+    let pid = holder(&lock)?;
     let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-    let config = own.join(super::layout::CONFIG);
-    runs_from(runtime.pid, &config).then_some(Stray {
-        name: runtime.node_name,
-        pid: runtime.pid,
-        config,
+    // Process ids are given out again: what was opened is the node only if it holds the lock still.
+    (holder(&lock) == Some(pid)).then_some(Stray {
+        name,
+        pid,
+        lock,
         process,
     })
 }
 
-/// Whether a process is a `server` with this configuration.
-fn runs_from(pid: u32, config: &Path) -> bool {
-    let process = PathBuf::from(format!("/proc/{pid}"));
-    let Ok(line) = fs::read(process.join("cmdline")) else {
-        return false;
-    };
-    let words: Vec<&OsStr> = line.split(|byte| *byte == 0).map(OsStr::from_bytes).collect();
-    let Ok(wanted) = config.canonicalize() else {
-        return false;
-    };
-    let is_config = |word: &OsStr| {
-        let word = word
-            .as_bytes()
-            .strip_prefix(b"--config=")
-            .unwrap_or(word.as_bytes());
-        let given = process.join("cwd").join(OsStr::from_bytes(word));
-        given.canonicalize().is_ok_and(|given| given == wanted)
-    };
-    words.contains(&OsStr::new("server")) && words.into_iter().any(is_config)
+/// The lock of the log, in a data directory.
+const LOCK: &str = "log/LOCK";
+
+/// The process that holds a lock, if one does.
+fn holder(lock: &Path) -> Option<Pid> {
+    let lock = File::open(lock).ok()?;
+    fcntl_getlk(&lock, &Flock::from(FlockType::WriteLock)).ok()??.pid
 }
 
 impl Stray {
@@ -74,23 +61,23 @@ impl Stray {
 
     /// Its process id.
     pub fn pid(&self) -> u32 {
-        self.pid
+        self.pid.as_raw_nonzero().get().unsigned_abs()
     }
 
     /// Asks it to stop (SIGTERM), and kills it when it has not after `grace`.
     pub async fn stop(self, grace: Duration) {
         // One that has just ended is as good as one that got the signal.
         let _ = pidfd_send_signal(&self.process, Signal::TERM);
-        if !self.ends_within(grace).await {
+        if !self.lets_go_within(grace).await {
             let _ = pidfd_send_signal(&self.process, Signal::KILL);
-            self.ends_within(grace).await;
+            self.lets_go_within(grace).await;
         }
     }
 
-    /// A process that has ended has no command line any more, also before its parent asks after it.
-    async fn ends_within(&self, time: Duration) -> bool {
+    /// The log is the last thing that a node closes, or the system for it.
+    async fn lets_go_within(&self, time: Duration) -> bool {
         let deadline = Instant::now() + time;
-        while runs_from(self.pid, &self.config) {
+        while holder(&self.lock) == Some(self.pid) {
             if Instant::now() >= deadline {
                 return false;
             }
@@ -105,50 +92,58 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::{Child, Command, Stdio};
+    use conclave_raft::storage::{engine::LogDisk, rocks_engine::RocksDisk};
+    use std::{
+        fs,
+        io::{BufRead, BufReader, stdin},
+        os::unix::process::ExitStatusExt,
+        process::{Child, Command, Stdio},
+    };
 
-    /// A process whose command line is that of a server. It ends when its input does.
-    fn pretend(folder: &Path, config: &Path) -> Child {
-        let script = folder.join("server");
-        fs::write(&script, "read line\n").expect("a file");
-        Command::new("sh")
-            .current_dir(folder)
-            .args(["server", "server", "--config"])
-            .arg(config)
-            .stdin(Stdio::piped())
-            .spawn()
-            .expect("a process")
+    /// The variable that makes a process of the test below hold a log.
+    const DATA: &str = "CONCLAVE_TEST_STRAY_DATA";
+    const HELD: &str = "THE LOG IS OPEN";
+
+    /// Nothing, unless another test runs it in a process of its own. That ends when its input does.
+    #[test]
+    fn hold_a_log() {
+        if let Some(data) = std::env::var_os(DATA) {
+            let _log = RocksDisk::within(Path::new(&data)).open().unwrap();
+            println!("{HELD}");
+            let _ = stdin().read_line(&mut String::new());
+        }
     }
 
-    fn announce(own: &Path, pid: u32) {
-        let address = "127.0.0.1:1";
-        let text = serde_json::json!({
-            "node_name": "node-1", "pid": pid, "api": address, "cluster": address, "metrics": address
-        });
-        fs::create_dir_all(own.join("data")).expect("a folder");
-        fs::write(own.join("data/runtime.json"), text.to_string()).expect("a file");
-        fs::write(own.join("node.toml"), "").expect("a file");
+    fn hold(data: &Path) -> Child {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "dev::stray::tests::hold_a_log", "--nocapture"])
+            .env(DATA, data)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(said.any(|line| line.unwrap().contains(HELD)));
+        child
     }
 
     #[tokio::test]
-    async fn only_a_server_of_that_configuration_is_stopped() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let own = folder.path().join("node-1");
-        // A process id that is another's now, and one that is nobody's.
-        announce(&own, std::process::id());
+    async fn whoever_holds_a_nodes_log_is_stopped_and_nobody_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("node-1/data");
+        fs::create_dir_all(&data).unwrap();
         assert!(find_strays(folder.path()).is_empty());
-        announce(&own, u32::MAX);
-        assert!(find_strays(folder.path()).is_empty());
+        drop(RocksDisk::within(&data).open().unwrap());
+        assert!(data.join(LOCK).is_file());
+        assert!(find_strays(folder.path()).is_empty(), "the lock is nobody's");
 
-        // Named by a path relative to its own folder, as a person would.
-        let mut server = pretend(folder.path(), Path::new("node-1/node.toml"));
-        announce(&own, server.id());
+        let mut node = hold(&data);
         let mut strays = find_strays(folder.path());
         assert_eq!(strays.len(), 1);
         let stray = strays.remove(0);
-        assert_eq!((stray.name(), stray.pid()), ("node-1", server.id()));
+        assert_eq!((stray.name(), stray.pid()), ("node-1", node.id()));
         stray.stop(Duration::from_secs(60)).await;
-        let ended = server.wait().expect("it ended");
-        assert!(!ended.success(), "{ended}");
+        assert_eq!(node.wait().unwrap().signal(), Some(Signal::TERM.as_raw()));
+        assert!(find_strays(folder.path()).is_empty());
     }
 }
