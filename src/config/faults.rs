@@ -1,7 +1,9 @@
 //! All that keeps a file from being a configuration, not only the first: every place where it is no
-//! TOML, else every unknown key and every value of a wrong type.
+//! TOML, else every unknown key and every value of a wrong type. A message may quote what stands there,
+//! except what stands in `[grants]`: that names secrets, and messages are logged.
 
 use super::{Config, layers::line_at};
+use crate::grants::without_quoted;
 use serde::Deserialize;
 use std::ops::Range;
 use toml::de::{DeTable, DeValue, Deserializer};
@@ -26,7 +28,14 @@ pub(super) fn faults(text: &str) -> Vec<Fault> {
         let Err(error) = Config::deserialize(Deserializer::from(document.clone())) else {
             break;
         };
-        found.push(fault(text, &error));
+        let mut fault = fault(text, &error);
+        if error
+            .span()
+            .is_none_or(|place| in_grants(document.get_ref(), &place))
+        {
+            fault.message = without_quoted(&fault.message);
+        }
+        found.push(fault);
         // Without what is wrong the next fault shows.
         if !error
             .span()
@@ -47,6 +56,11 @@ fn fault(text: &str, error: &toml::de::Error) -> Fault {
         line: error.span().map_or(1, |place| line_at(text, place.start)),
         message: error.message().to_owned(),
     }
+}
+
+fn in_grants(document: &DeTable<'_>, place: &Range<usize>) -> bool {
+    let grants = document.iter().find(|(key, _)| key.get_ref() == "grants");
+    grants.is_some_and(|(_, value)| lies_in(value, place))
 }
 
 /// Removes the entry that lies at a place, or that has an array with something at that place. False:
@@ -108,6 +122,37 @@ key = 1
 "#;
         assert_eq!(lines(text), [1, 2, 4, 6, 9, 12, 14]);
         assert_eq!(lines("node_name = \"a\"\n"), [0; 0]);
+    }
+
+    #[test]
+    fn nothing_of_the_grants_is_quoted() {
+        for (text, expected) in [
+            ("[grants]\nmarked = 1\n", "unknown field"),
+            ("[grants]\nprincipals = \"marked\"\n", "invalid type"),
+            ("[grants.marked]\n", "unknown field"),
+            ("grants = \"marked\"\n", "invalid type"),
+            ("grants.principals.\"cn:a\" = [\"marked\"]\n", "invalid type"),
+            (
+                "[grants.principals]\n\"cn:a\" = [{ action = [\"get\"], marked = 1 }]\n",
+                "unknown field",
+            ),
+            (
+                "[[grants.principals.\"cn:a\"]]\naction = [\"get\"]\nsecret = \"marked\"\n",
+                "invalid type",
+            ),
+            ("[grants.principals]\n\"marked = []\n", ""),
+            ("[grants]\nprincipals = { \"marked\" }\n", ""),
+            ("[grants.principals]\n\"marked\" = []\n\"marked\" = []\n", ""),
+        ] {
+            let found = faults(text);
+            assert!(!found.is_empty(), "{text}");
+            for Fault { message, .. } in found {
+                assert!(message.contains(expected), "{text}: {message}");
+                assert!(!message.contains("marked"), "{text}: {message}");
+            }
+        }
+        // Elsewhere people are told what they wrote.
+        assert!(faults("marked = 1\n")[0].message.contains("marked"));
     }
 
     #[test]

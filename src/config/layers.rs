@@ -1,9 +1,10 @@
 //! Reads the file and lays environment and flags over it.
 
 use super::Config;
+use crate::grants::without_quoted;
 use serde::de::DeserializeOwned;
 use std::{
-    fmt, fs,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -139,7 +140,14 @@ fn deserialize<T: DeserializeOwned>(table: &toml::Table) -> Result<T, String> {
         .map_err(|error: toml::de::Error| error.message().to_owned())
 }
 
-fn refused(setting: &Override, message: impl fmt::Display) -> ConfigError {
+/// Nothing is quoted of a value of `[grants]`: it names secrets, and this is logged.
+fn refused(setting: &Override, message: String) -> ConfigError {
+    let is_of_grants = setting.key.split('.').next() == Some("grants");
+    let message = if is_of_grants {
+        without_quoted(&message)
+    } else {
+        message
+    };
     ConfigError::Override {
         origin: setting.origin.clone(),
         message: format!("{}: {message}", setting.key),
@@ -225,6 +233,20 @@ mod tests {
             parsed(FILE, &[("dev", "perhaps")]),
             Err(ConfigError::Override { .. })
         ));
+    }
+
+    #[test]
+    fn nothing_of_the_grants_is_quoted() {
+        for (key, value) in [
+            ("grants.principals", "marked"),
+            ("grants.principals", "{ \"cn:a\" = [\"marked\"] }"),
+            ("grants", "marked"),
+        ] {
+            let error = parsed(FILE, &[(key, value)]).unwrap_err().to_string();
+            assert!(error.contains("grants") && !error.contains("marked"), "{error}");
+        }
+        let error = parsed(FILE, &[("dev", "perhaps")]).unwrap_err().to_string();
+        assert!(error.contains("perhaps"), "{error}");
     }
 
     #[test]
