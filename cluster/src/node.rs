@@ -1,6 +1,7 @@
 //! One node of the cluster: the facade that the edge builds on. It proposes commands, confirms
 //! reads, and shows the local state; where the leader is does not matter to its callers.
 
+mod change_records;
 mod joins;
 mod leadership;
 mod operations;
@@ -18,12 +19,13 @@ pub use parts::ClusterParts;
 use crate::{
     agreement::Scrub,
     command::{AuditRetention, Command, Outcome},
-    model::SecretId,
+    model::{AuditKey, SecretId},
     propose::Proposer,
     read::Barriers,
     state::{StateView, Store},
     time::{ClockReport, Clocks, LeaderClock},
 };
+use change_records::ChangeRecords;
 use conclave_raft::{
     identity::{ClusterId, RaftId},
     node::{RaftNode, RaftStatus, SnapshotProgress},
@@ -34,6 +36,7 @@ use peer_message::MemberOperation;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
+    io,
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex},
@@ -309,30 +312,58 @@ impl Cluster {
         self.inner.raft.status().borrow().cluster_id
     }
 
-    /// Adds a configured node that waits with an empty directory as a learner.
-    pub async fn add_member(&self, name: &str, deadline: Instant) -> Result<RaftId, OperateError> {
+    /// Where the record of a command with one step lies, once it is applied here. `None` where none lies
+    /// at the answer's place: the outcome is one that was remembered, of an earlier try of the same
+    /// proposal whose answer was lost, and the record lies where that was applied.
+    pub fn record_of(&self, answer: &Answer) -> io::Result<Option<AuditKey>> {
+        let key = AuditKey {
+            index: answer.index,
+            position: answer.position,
+            step: 0,
+        };
+        let record = self.view().audit_record(key)?;
+        Ok(record.map(|_| key))
+    }
+
+    /// Adds a configured node that waits with an empty directory as a learner. `record` is where this
+    /// node's edge recorded who wants it: a fresh record of [`Action::Operate`], which serves this one
+    /// change; so with the others below.
+    ///
+    /// [`Action::Operate`]: crate::model::Action::Operate
+    pub async fn add_member(
+        &self,
+        name: &str,
+        record: AuditKey,
+        deadline: Instant,
+    ) -> Result<RaftId, OperateError> {
+        let name = name.to_owned();
         self.inner
-            .operate(
-                MemberOperation::Add {
-                    name: name.to_owned(),
-                },
-                deadline,
-            )
+            .operate(MemberOperation::Add { name }, record, deadline)
             .await
     }
 
     /// Makes a learner that has caught up a voter.
-    pub async fn promote_member(&self, raft_id: RaftId, deadline: Instant) -> Result<(), OperateError> {
+    pub async fn promote_member(
+        &self,
+        raft_id: RaftId,
+        record: AuditKey,
+        deadline: Instant,
+    ) -> Result<(), OperateError> {
         self.inner
-            .operate(MemberOperation::Promote { raft_id }, deadline)
+            .operate(MemberOperation::Promote { raft_id }, record, deadline)
             .await
             .map(drop)
     }
 
     /// Removes a member. Refused when what remains would lose its quorum.
-    pub async fn remove_member(&self, raft_id: RaftId, deadline: Instant) -> Result<(), OperateError> {
+    pub async fn remove_member(
+        &self,
+        raft_id: RaftId,
+        record: AuditKey,
+        deadline: Instant,
+    ) -> Result<(), OperateError> {
         self.inner
-            .operate(MemberOperation::Remove { raft_id }, deadline)
+            .operate(MemberOperation::Remove { raft_id }, record, deadline)
             .await
             .map(drop)
     }
@@ -342,10 +373,11 @@ impl Cluster {
     pub async fn replace_member(
         &self,
         predecessor: RaftId,
+        record: AuditKey,
         deadline: Instant,
     ) -> Result<RaftId, OperateError> {
         self.inner
-            .operate(MemberOperation::Replace { predecessor }, deadline)
+            .operate(MemberOperation::Replace { predecessor }, record, deadline)
             .await
     }
 
@@ -353,10 +385,11 @@ impl Cluster {
     pub async fn transfer_leadership(
         &self,
         to: Option<RaftId>,
+        record: AuditKey,
         deadline: Instant,
     ) -> Result<RaftId, OperateError> {
         self.inner
-            .operate(MemberOperation::Transfer { to }, deadline)
+            .operate(MemberOperation::Transfer { to }, record, deadline)
             .await
     }
 
@@ -433,6 +466,7 @@ pub(crate) struct Inner {
     barriers: Barriers,
     scrub: Arc<Scrub>,
     joins: Joins,
+    change_records: ChangeRecords,
     space: Arc<dyn SpaceProbe>,
     status: watch::Sender<ClusterStatus>,
     /// Ended when the node stops.

@@ -12,7 +12,7 @@ use crate::{
 use conclave_cluster::{
     apply::AUDIT_LIMIT_BYTES_MIN,
     command::{AtAuditLimit, AuditRetention, Command, Look, Operation, Step},
-    model::Action,
+    model::{Action, AuditKey},
 };
 use tokio::time::{Instant, timeout_at};
 
@@ -118,8 +118,44 @@ impl Operations {
         }
     }
 
-    /// A sealed node can make no record: what need not be recorded at once goes on and is counted,
-    /// to be recorded when the node has keys; anything else is refused.
+    /// As [`Self::record_operate`] with [`Recording::Required`], for what the leader does only for the
+    /// record of it: a change of the membership or of who leads. Answers where that lies.
+    pub async fn record_change(
+        &self,
+        caller: &Caller,
+        what: &str,
+        deadline: Instant,
+    ) -> Result<AuditKey, OperationError> {
+        let call = match Call::begin(self, caller, Action::Operate, Subject::Other(what), deadline) {
+            Err(sealed @ OperationError::Sealed { .. }) => {
+                return Err(self.refuse_sealed(caller, what, sealed));
+            }
+            begun => begun?,
+        };
+        call.require(Right::Operate, None).await?;
+        loop {
+            let answer = call.propose(Operation::Look(Look::Other)).await?;
+            outcome(answer.outcome.clone())??;
+            call.wait_applied(answer.index).await?;
+            // None lies there if the outcome is that of an earlier try: once more, then.
+            if let Some(record) = self.cluster.record_of(&answer)? {
+                return Ok(record);
+            }
+        }
+    }
+
+    /// A sealed node can make no record: whoever has the right is told so, anybody else is refused.
+    fn refuse_sealed(&self, caller: &Caller, what: &str, sealed: OperationError) -> OperationError {
+        if caller.grants.allows_cluster(Right::Operate) {
+            return sealed;
+        }
+        self.shared
+            .share_refusal(caller, Action::Operate, Subject::Other(what));
+        OperationError::Denied
+    }
+
+    /// What need not be recorded at once goes on and is counted, to be recorded when the node has keys;
+    /// anything else is refused.
     fn operate_sealed(
         &self,
         caller: &Caller,
@@ -127,17 +163,12 @@ impl Operations {
         recording: Recording,
         sealed: OperationError,
     ) -> Result<(), OperationError> {
-        if !caller.grants.allows_cluster(Right::Operate) {
-            self.shared
-                .share_refusal(caller, Action::Operate, Subject::Other(what));
-            return Err(OperationError::Denied);
-        }
         match recording {
-            Recording::Required => Err(sealed),
-            Recording::WhenPossible => {
+            Recording::WhenPossible if caller.grants.allows_cluster(Right::Operate) => {
                 tracing::info!(what, api = %caller.api, "operated while sealed; recorded once unsealed");
                 self.shared.share_look(caller, Subject::Other(what))
             }
+            _ => Err(self.refuse_sealed(caller, what, sealed)),
         }
     }
 

@@ -173,16 +173,12 @@ impl Inner {
     }
 
     fn may_join_now(&self, name: &str, status: &RaftStatus) -> Result<(), String> {
-        let seen = self.leadership.borrow().clone();
-        let (true, Some(stamp)) = (seen.leads_here(), self.clock.stamp(seen.term)) else {
-            return Err("leadership is changing".into());
-        };
-        let view = self.store.view();
-        let joined = view.joined().map_err(|error| error.to_string())?;
+        let time_ms = self.leaders_time_ms().ok_or("leadership is changing")?;
+        let joined = self.store.view().joined().map_err(|error| error.to_string())?;
         let now = Now {
             members: &status.members,
             joined: &joined,
-            time_ms: stamp.time_ms.max(view.time_ms()),
+            time_ms,
             instant: Instant::now(),
         };
         self.joins.may_join(name, &now)

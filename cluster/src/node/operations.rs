@@ -4,6 +4,7 @@ use super::{
     Inner, NodeVerification, OperateError, ScannedDigest, Verification,
     peer_message::{MemberOperation, PeerAnswer, PeerRequest},
 };
+use crate::model::AuditKey;
 use bytes::Bytes;
 use conclave_raft::{
     codec,
@@ -18,10 +19,11 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 const PAUSE: Duration = Duration::from_millis(50);
 
 impl Inner {
-    /// Has the leader do it, wherever it is.
+    /// Has the leader do it, wherever it is, for the record that this node's edge wrote.
     pub(super) async fn operate(
         self: &Arc<Self>,
         operation: MemberOperation,
+        record: AuditKey,
         deadline: Instant,
     ) -> Result<RaftId, OperateError> {
         let mut leadership = self.leadership.subscribe();
@@ -33,8 +35,15 @@ impl Inner {
             }
             let done = match seen.leader {
                 _ if Instant::now() >= deadline => return Err(OperateError::NoLeader),
-                _ if seen.leads_here() => self.operate_here(operation.clone(), deadline).await,
-                Some(leader) => self.operate_there(leader, operation.clone(), deadline).await,
+                _ if seen.leads_here() => {
+                    let own_id = self.raft.status().borrow().raft_id.unwrap_or_default();
+                    self.operate_here(own_id, operation.clone(), record, deadline)
+                        .await
+                }
+                Some(leader) => {
+                    self.operate_there(leader, operation.clone(), record, deadline)
+                        .await
+                }
                 None => Err(OperateError::NoLeader),
             };
             match (done, &operation) {
@@ -60,12 +69,14 @@ impl Inner {
         &self,
         leader: RaftId,
         operation: MemberOperation,
+        record: AuditKey,
         deadline: Instant,
     ) -> Result<RaftId, OperateError> {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
         let request = Bytes::from(codec::encode(&PeerRequest::Operate {
             operation,
+            record,
             timeout_ms,
         }));
         match self.raft.call(leader, request, deadline).await {
@@ -80,15 +91,18 @@ impl Inner {
         }
     }
 
-    /// Does it, if this node leads; else `NoLeader`.
+    /// Does it for the node that wrote the record of it, if this node leads; else `NoLeader`.
     pub(super) async fn operate_here(
         self: &Arc<Self>,
+        asker: RaftId,
         operation: MemberOperation,
+        record: AuditKey,
         deadline: Instant,
     ) -> Result<RaftId, OperateError> {
         if !self.leadership.borrow().leads_here() {
             return Err(OperateError::NoLeader);
         }
+        self.require_record(asker, record, &operation, deadline).await?;
         match operation {
             MemberOperation::Add { name } => self.add(&name, deadline).await,
             MemberOperation::Promote { raft_id } => {

@@ -3,11 +3,14 @@
 //!
 //! On behalf of clients only proposals (whose commands are sealed by their edge) and read-index
 //! questions travel here. On behalf of operators `Operate` and `Verify` do too: the asking edge has
-//! checked the right and written the record, and the leader takes its word for that (see
-//! docs/threat-model.md). `Admit` carries the name that a newcomer's certificate proved to the asker.
+//! checked the right and written the record. For `Operate` the leader looks that record up; for
+//! `Verify`, which changes nothing, a node takes the word of the other (see docs/threat-model.md). `Admit` carries the name that a newcomer's certificate proved to the asker.
 
 use super::{OperateError, ScannedDigest};
-use crate::{model::ProposalId, propose::Tried};
+use crate::{
+    model::{AuditKey, ProposalId},
+    propose::Tried,
+};
 use bytes::Bytes;
 use conclave_raft::identity::RaftId;
 use serde::{Deserialize, Serialize};
@@ -25,9 +28,11 @@ pub(crate) enum PeerRequest {
     Digests { above_index: u64 },
     /// To any member: rescan your state and say what you found, within so many milliseconds.
     Verify { timeout_ms: u64 },
-    /// To the leader: change the membership, within so many milliseconds.
+    /// To the leader: change the membership, for the record of it that you find here, within so many
+    /// milliseconds.
     Operate {
         operation: MemberOperation,
+        record: AuditKey,
         timeout_ms: u64,
     },
     /// To the leader: let in the node of this name, whose empty directory asked the asker, to which
@@ -123,9 +128,14 @@ mod tests {
             (
                 PeerRequest::Operate {
                     operation: MemberOperation::Promote { raft_id: RaftId(4) },
+                    record: AuditKey {
+                        index: 6,
+                        position: 5,
+                        step: 0,
+                    },
                     timeout_ms: 7,
                 },
-                &[1, 4, 7],
+                &[1, 4, 6, 5, 0, 7],
             ),
             (
                 PeerRequest::Admit {

@@ -125,10 +125,11 @@ impl Inner {
             }
             PeerRequest::Operate {
                 operation,
+                record,
                 timeout_ms,
             } => {
                 let deadline = Instant::now() + Duration::from_millis(timeout_ms).min(LONGEST_WAIT);
-                match self.operate_here(operation, deadline).await {
+                match self.operate_here(asker, operation, record, deadline).await {
                     Err(OperateError::NoLeader) => PeerAnswer::Unready,
                     result => PeerAnswer::Operated(result),
                 }

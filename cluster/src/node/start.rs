@@ -1,8 +1,9 @@
 //! Starts a node and stops it.
 
 use super::{
-    ClusterOptions, ClusterParts, ClusterStatus, Inner, Leadership, StartError, joins::Joins, leadership,
-    peer_service::Service, status_publisher, tasks::Tasks, upkeep,
+    ClusterOptions, ClusterParts, ClusterStatus, Inner, Leadership, StartError,
+    change_records::ChangeRecords, joins::Joins, leadership, peer_service::Service, status_publisher,
+    tasks::Tasks, upkeep,
 };
 use crate::{
     agreement::{DigestExchange, Fault, SCRUB_PAUSE, Scrub},
@@ -129,6 +130,7 @@ pub(super) async fn start(options: ClusterOptions, parts: ClusterParts) -> Resul
         barriers,
         scrub,
         joins: Joins::default(),
+        change_records: ChangeRecords::default(),
         space,
         status: watch::Sender::new(ClusterStatus::default()),
         tasks: Mutex::default(),

@@ -11,7 +11,9 @@ use super::{
 };
 use crate::{
     command::SecretView,
-    model::{Place, PlaceRecord, Sealed, SecretId, SecretRecord, Version, VersionRecord},
+    model::{
+        AuditKey, AuditRecord, Place, PlaceRecord, Sealed, SecretId, SecretRecord, Version, VersionRecord,
+    },
     node::ScannedDigest,
 };
 use bytes::Bytes;
@@ -146,6 +148,11 @@ impl StateView {
             secrets.push((SecretId(id), self.decode(Table::Secret, row)?));
         }
         Ok(secrets)
+    }
+
+    /// An audit record, if it lies there and was not pruned.
+    pub fn audit_record(&self, key: AuditKey) -> io::Result<Option<AuditRecord>> {
+        self.get(Table::Audit, &key.to_key())
     }
 
     /// The digest that was kept while applying.

@@ -106,9 +106,10 @@ async fn halts_when_its_state_differs(leading: bool) {
         .status(odd, |status| status.raft.applied_index >= applied)
         .await;
     if leading {
+        let record = cluster.record(sound).await;
         cluster
             .node(sound)
-            .transfer_leadership(status.raft.raft_id, soon())
+            .transfer_leadership(status.raft.raft_id, record, soon())
             .await
             .unwrap();
     }

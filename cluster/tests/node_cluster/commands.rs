@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use conclave_cluster::{
     command::{
-        Activation, Command, Create, Disclosed, Done, Expected, NumberChoice, Operation, Outcome, Put,
+        Activation, Command, Create, Disclosed, Done, Expected, Look, NumberChoice, Operation, Outcome, Put,
         SameValue, Step, Which,
     },
     model::{Action, AuditStub, Place, Sealed, SecretId, SecretSettings, Token, ValueDigest, ValueId},
@@ -92,6 +92,11 @@ pub fn disclose(place: Place) -> Command {
         },
         Action::Get,
     )
+}
+
+/// The record of an operation on the cluster.
+pub fn operate() -> Command {
+    step(Operation::Look(Look::Other), Action::Operate)
 }
 
 /// The version that a put made.

@@ -4,7 +4,10 @@ use crate::{
     commands::{disclose, disclosed, place, put},
     test_cluster::{TestCluster, soon},
 };
-use conclave_cluster::node::{Change, OperateError, Rejoin};
+use conclave_cluster::{
+    model::AuditKey,
+    node::{Change, OperateError, Rejoin},
+};
 use conclave_raft::node::Role;
 use futures::future::join_all;
 use std::time::Duration;
@@ -99,7 +102,12 @@ async fn by_hand_a_wiped_node_waits_for_the_operator() {
         .status(wiped, |status| status.raft.raft_id.is_some())
         .await;
     let asked = cluster.follower().await;
-    let new_id = cluster.node(asked).replace_member(old_id, soon()).await.unwrap();
+    let record = cluster.record(asked).await;
+    let new_id = cluster
+        .node(asked)
+        .replace_member(old_id, record, soon())
+        .await
+        .unwrap();
     // The membership with both is in effect for a moment.
     cluster
         .status(wiped, |status| {
@@ -115,21 +123,76 @@ async fn a_node_is_added_promoted_and_removed_from_any_node() {
     let fourth = cluster.add();
     cluster.run(fourth).await;
     let asked = cluster.running().map(|(n, _)| n).find(|&n| n != fourth).unwrap();
-    let raft_id = cluster.node(asked).add_member("node-3", soon()).await.unwrap();
-    cluster.node(asked).promote_member(raft_id, soon()).await.unwrap();
+    let record = cluster.record(asked).await;
+    let raft_id = cluster
+        .node(asked)
+        .add_member("node-3", record, soon())
+        .await
+        .unwrap();
+    let record = cluster.record(asked).await;
+    cluster
+        .node(asked)
+        .promote_member(raft_id, record, soon())
+        .await
+        .unwrap();
     cluster
         .status(fourth, |status| {
             status.raft.members.get(&raft_id).is_some_and(|m| m.voter)
         })
         .await;
-    cluster.node(asked).remove_member(raft_id, soon()).await.unwrap();
+    let record = cluster.record(asked).await;
+    cluster
+        .node(asked)
+        .remove_member(raft_id, record, soon())
+        .await
+        .unwrap();
     assert!(cluster.status(fourth, |status| status.removed).await.removed);
+    let record = cluster.record(asked).await;
     let again = cluster
         .node(asked)
-        .add_member("node-0", soon())
+        .add_member("node-0", record, soon())
         .await
         .unwrap_err();
     assert!(matches!(again, OperateError::Refused(_)), "{again:?}");
+}
+
+/// The leader obeys no member's word that its edge wrote a record, nor its own edge's.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_changed_without_a_record_of_its_own() {
+    let cluster = TestCluster::start(3).await;
+    let (leader, asked) = (cluster.leader().await, cluster.follower().await);
+    let id = |number: usize| cluster.node(number).status().borrow().raft.raft_id.unwrap();
+    let other = (0..3)
+        .find(|&number| number != leader && number != asked)
+        .unwrap();
+    let refused = async |by: usize, record: AuditKey| {
+        let removed = cluster.node(by).remove_member(id(other), record, soon()).await;
+        assert!(matches!(removed, Err(OperateError::Refused(_))), "{removed:?}");
+    };
+    let of_the_leader = cluster.record(leader).await;
+    let nowhere = AuditKey {
+        position: of_the_leader.position + 1,
+        ..of_the_leader
+    };
+    let put = cluster.node(asked).propose(put(place(1), b"v"), soon()).await;
+    let of_a_put = AuditKey {
+        index: put.unwrap().index,
+        position: 0,
+        step: 0,
+    };
+    for record in [of_the_leader, nowhere, of_a_put] {
+        refused(asked, record).await;
+    }
+    let used = cluster.record(asked).await;
+    cluster
+        .node(asked)
+        .promote_member(id(other), used, soon())
+        .await
+        .unwrap();
+    refused(asked, used).await;
+    refused(leader, cluster.record(asked).await).await;
+    let members = cluster.status(leader, |status| !status.raft.joint()).await;
+    assert_eq!(members.raft.members.len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,14 +201,13 @@ async fn leadership_moves_where_it_is_asked_to() {
     let to = cluster.follower().await;
     let raft_id = cluster.node(to).status().borrow().raft.raft_id.unwrap();
     let asked = (to + 1) % 3;
-    assert_eq!(
-        cluster
-            .node(asked)
-            .transfer_leadership(Some(raft_id), soon())
-            .await
-            .unwrap(),
-        raft_id
-    );
+    let record = cluster.record(asked).await;
+    let leads = cluster
+        .node(asked)
+        .transfer_leadership(Some(raft_id), record, soon())
+        .await
+        .unwrap();
+    assert_eq!(leads, raft_id);
     cluster
         .status(to, |status| status.raft.role == Role::Leader)
         .await;
@@ -170,9 +232,10 @@ async fn a_removal_that_would_lose_the_quorum_is_refused() {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    let record = cluster.record(leader).await;
     let refused = cluster
         .node(leader)
-        .remove_member(up_id, soon())
+        .remove_member(up_id, record, soon())
         .await
         .unwrap_err();
     assert!(matches!(refused, OperateError::Refused(_)), "{refused:?}");
@@ -197,9 +260,11 @@ async fn a_removed_node_has_no_powers() {
         .propose(put(place(1), b"as a member"), soon())
         .await
         .unwrap();
+    let as_a_member = cluster.record(removed).await;
+    let record = cluster.record(leader).await;
     cluster
         .node(leader)
-        .remove_member(removed_id, soon())
+        .remove_member(removed_id, record, soon())
         .await
         .unwrap();
 
@@ -210,7 +275,10 @@ async fn a_removed_node_has_no_powers() {
         .await;
     assert!(proposed.is_err(), "{proposed:?}");
     let other = id(&cluster, leader).unwrap();
-    let operated = cluster.node(removed).remove_member(other, shortly()).await;
+    let operated = cluster
+        .node(removed)
+        .remove_member(other, as_a_member, shortly())
+        .await;
     assert!(operated.is_err(), "{operated:?}");
     assert!(cluster.status(removed, |status| status.removed).await.removed);
 
@@ -220,7 +288,12 @@ async fn a_removed_node_has_no_powers() {
     cluster.run(removed).await;
     assert!(!joins_within(&cluster, removed, Duration::from_secs(3)).await);
     let name = format!("node-{removed}");
-    let again = cluster.node(leader).add_member(&name, soon()).await.unwrap();
+    let record = cluster.record(leader).await;
+    let again = cluster
+        .node(leader)
+        .add_member(&name, record, soon())
+        .await
+        .unwrap();
     assert!(again > removed_id);
     let answer = cluster
         .node(leader)
@@ -262,7 +335,12 @@ async fn how_often_a_name_joins_by_itself_survives_a_restart_of_all() {
     cluster.status(asked, |status| status.raft.leader.is_some()).await;
     assert!(!joins_within(&cluster, wiped, Duration::from_secs(4)).await);
     // An operator may let it in.
-    let successor = cluster.node(asked).replace_member(id, soon()).await.unwrap();
+    let record = cluster.record(asked).await;
+    let successor = cluster
+        .node(asked)
+        .replace_member(id, record, soon())
+        .await
+        .unwrap();
     assert!(successor > id);
 }
 

@@ -1,7 +1,9 @@
 //! A cluster for one test: certificates, directories, addresses and nodes, gone with it.
 
+use crate::commands;
 use conclave_cluster::{
     command::{AtAuditLimit, AuditRetention},
+    model::AuditKey,
     node::{Cluster, ClusterOptions, ClusterParts, ClusterStatus, Rejoin},
     time::{Clocks, SystemClocks},
 };
@@ -238,6 +240,18 @@ impl TestCluster {
                 "node {number} never came to that: {:#?}",
                 self.node(number).status().borrow().clone()
             ),
+        }
+    }
+
+    /// Records, as a node's edge does, that somebody wants to change the membership or who leads.
+    pub async fn record(&self, number: usize) -> AuditKey {
+        let node = self.node(number);
+        loop {
+            let answer = node.propose(commands::operate(), soon()).await.unwrap();
+            assert!(node.wait_applied(answer.index, soon()).await);
+            if let Some(record) = node.record_of(&answer).unwrap() {
+                return record;
+            }
         }
     }
 

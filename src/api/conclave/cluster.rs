@@ -50,51 +50,58 @@ pub(super) async fn add(call: &Checked<'_>) -> Result<MemberChanged, Failure> {
             "invalid request: name: is not a node name",
         ));
     }
-    call.operate(&format!("cluster add {name}"), Recording::Required)
-        .await?;
+    let record = call.record_change(&format!("cluster add {name}")).await?;
     let deadline = call.operation_deadline(timeout_ms, CHANGE_TIMEOUT);
     Ok(MemberChanged {
-        id: call.edge.cluster.add_member(&name, deadline).await?.0,
+        id: call.edge.cluster.add_member(&name, record, deadline).await?.0,
     })
 }
 
 pub(super) async fn promote(call: &Checked<'_>) -> Result<MemberChanged, Failure> {
     let MemberId { id, timeout_ms } = call.message()?;
-    call.operate(&format!("cluster promote {id}"), Recording::Required)
-        .await?;
+    let record = call.record_change(&format!("cluster promote {id}")).await?;
     let deadline = call.operation_deadline(timeout_ms, CHANGE_TIMEOUT);
-    call.edge.cluster.promote_member(RaftId(id), deadline).await?;
+    call.edge
+        .cluster
+        .promote_member(RaftId(id), record, deadline)
+        .await?;
     Ok(MemberChanged { id })
 }
 
 pub(super) async fn remove(call: &Checked<'_>) -> Result<MemberChanged, Failure> {
     let MemberId { id, timeout_ms } = call.message()?;
-    call.operate(&format!("cluster remove {id}"), Recording::Required)
-        .await?;
+    let record = call.record_change(&format!("cluster remove {id}")).await?;
     let deadline = call.operation_deadline(timeout_ms, CHANGE_TIMEOUT);
-    call.edge.cluster.remove_member(RaftId(id), deadline).await?;
+    call.edge
+        .cluster
+        .remove_member(RaftId(id), record, deadline)
+        .await?;
     Ok(MemberChanged { id })
 }
 
 pub(super) async fn replace(call: &Checked<'_>) -> Result<MemberChanged, Failure> {
     let MemberId { id, timeout_ms } = call.message()?;
-    call.operate(&format!("cluster replace {id}"), Recording::Required)
-        .await?;
-    let deadline = call.operation_deadline(timeout_ms, CHANGE_TIMEOUT);
-    Ok(MemberChanged {
-        id: call.edge.cluster.replace_member(RaftId(id), deadline).await?.0,
-    })
-}
-
-pub(super) async fn transfer(call: &Checked<'_>) -> Result<MemberChanged, Failure> {
-    let TransferLeadership { to, timeout_ms } = call.message()?;
-    call.operate("cluster transfer", Recording::Required).await?;
+    let record = call.record_change(&format!("cluster replace {id}")).await?;
     let deadline = call.operation_deadline(timeout_ms, CHANGE_TIMEOUT);
     Ok(MemberChanged {
         id: call
             .edge
             .cluster
-            .transfer_leadership(to.map(RaftId), deadline)
+            .replace_member(RaftId(id), record, deadline)
+            .await?
+            .0,
+    })
+}
+
+pub(super) async fn transfer(call: &Checked<'_>) -> Result<MemberChanged, Failure> {
+    let TransferLeadership { to, timeout_ms } = call.message()?;
+    let record = call.record_change("cluster transfer").await?;
+    let deadline = call.operation_deadline(timeout_ms, CHANGE_TIMEOUT);
+    Ok(MemberChanged {
+        id: call
+            .edge
+            .cluster
+            .transfer_leadership(to.map(RaftId), record, deadline)
             .await?
             .0,
     })

@@ -12,7 +12,7 @@ use crate::{
     operations::{Caller, Dialect, Recording},
     server::{Answer, Call, Edge},
 };
-use conclave_cluster::model::Action;
+use conclave_cluster::model::{Action, AuditKey};
 use hyper::{Method, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
 use std::time::Duration;
@@ -177,6 +177,17 @@ impl Checked<'_> {
             .edge
             .operations
             .record_operate(&self.caller, what, recording, deadline)
+            .await?)
+    }
+
+    /// Checks the right `operate` and records a change of the membership or of who leads. Answers where
+    /// the record lies, for the leader.
+    pub(super) async fn record_change(&self, what: &str) -> Result<AuditKey, Failure> {
+        let deadline = self.edge.deadline();
+        Ok(self
+            .edge
+            .operations
+            .record_change(&self.caller, what, deadline)
             .await?)
     }
 
