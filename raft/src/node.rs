@@ -17,7 +17,7 @@ pub use parts::NodeParts;
 
 use self::core::Core;
 use crate::{
-    formation::messages::JoinGrant,
+    formation::messages::{JoinGrant, JoinRefusal},
     identity::{ClusterId, NodeRecord, RaftId},
     runtime::Runtime,
     state_machine::{LogPosition, StateMachine},
@@ -63,11 +63,11 @@ pub trait PeerService: Send + Sync + 'static {
     fn handle(self: Arc<Self>, from: Peer, request: Bytes) -> BoxFuture<'static, Bytes>;
 
     /// A configured node whose data directory is empty asks to be let in: allocates a Raft id that
-    /// was never used, through the log, and makes it a learner under that id. The reason of a refusal
-    /// is for people; the node asks again every few seconds.
-    fn join(self: Arc<Self>, from: Peer) -> BoxFuture<'static, Result<JoinGrant, String>> {
+    /// was never used, through the log, and makes it a learner under that id. Only the leader does, to
+    /// which the node proves its name: no member's word stands for that.
+    fn join(self: Arc<Self>, from: Peer) -> BoxFuture<'static, Result<JoinGrant, JoinRefusal>> {
         let reason = format!("node {} is not let in here", from.name);
-        Box::pin(std::future::ready(Err(reason)))
+        Box::pin(std::future::ready(Err(reason.into())))
     }
 }
 

@@ -5,19 +5,14 @@
 //! The invariant: whatever is asked, one name gets a new id at most once every ten minutes, unless
 //! an operator approved it; a disk that fails again and again cannot fill the membership.
 
-use super::{
-    Inner, ProposeError,
-    peer_message::{PeerAnswer, PeerRequest},
-};
+use super::{Inner, ProposeError};
 use crate::{
     command::{Command, Done, Operation, Outcome, Step},
     metric_definitions,
     state::Joined,
 };
-use bytes::Bytes;
 use conclave_raft::{
-    codec,
-    formation::messages::JoinGrant,
+    formation::messages::{JoinGrant, JoinRefusal},
     identity::{NodeRecord, RaftId},
     node::{Member, MembershipChange, MembershipError, Peer, RaftStatus},
 };
@@ -59,6 +54,8 @@ struct Now<'n> {
     joined: &'n Joined,
     /// The leader's time in milliseconds.
     time_ms: u64,
+    /// How long this leader has led.
+    led_for: Duration,
     instant: Instant,
 }
 
@@ -89,9 +86,11 @@ impl Joins {
                 "{name} is no member; `conclave cluster add {name}` lets it in"
             ));
         }
-        // Voters' progress is left out: they do not stem from a grant that was lost.
+        // Voters' progress is left out: they do not stem from a grant that was lost. And who has only
+        // just taken office has not heard of anybody's.
         let mut members = incarnations.iter().map(|(_, member)| member);
-        let lost_grant = members.any(|member| !member.voter && member.matched_index.is_none());
+        let lost_grant = now.led_for >= LOST_GRANT_AFTER
+            && members.any(|member| !member.voter && member.matched_index.is_none());
         let pause = if lost_grant { LOST_GRANT_AFTER } else { JOIN_EVERY };
         let came = incarnations
             .iter()
@@ -124,14 +123,17 @@ impl Joins {
 }
 
 impl Inner {
-    /// Answers a node with an empty directory, whose certificate names it, by way of the leader.
-    pub(super) async fn join(&self, from: Peer) -> Result<JoinGrant, String> {
+    /// Answers a node with an empty directory, whose certificate names it. Only the leader lets it in.
+    pub(super) async fn join(&self, from: Peer) -> Result<JoinGrant, JoinRefusal> {
         let seen = self.leadership.borrow().clone();
-        let raft_id = match seen.leader {
-            _ if seen.leads_here() => self.admit(&from.name, &from.address).await?,
-            Some(leader) => self.admit_through(leader, from).await?,
-            None => return Err("no node leads at the moment".into()),
-        };
+        if !seen.leads_here() {
+            let leader = seen.leader.ok_or("no node leads at the moment")?;
+            let status = self.raft.status();
+            let leader = status.borrow().members.get(&leader).cloned();
+            let leader = leader.ok_or("leadership is changing")?;
+            return Err(JoinRefusal::AskLeader(leader.record));
+        }
+        let raft_id = self.admit(&from.name, &from.address).await?;
         let status = self.raft.status().borrow().clone();
         Ok(JoinGrant {
             cluster_id: status.cluster_id.ok_or("this node is not part of a cluster")?,
@@ -145,24 +147,8 @@ impl Inner {
         })
     }
 
-    async fn admit_through(&self, leader: RaftId, from: Peer) -> Result<RaftId, String> {
-        let request = PeerRequest::Admit {
-            name: from.name,
-            address: from.address,
-        };
-        let deadline = Instant::now() + JOIN_TIMEOUT * 2;
-        let answer = self
-            .raft
-            .call(leader, Bytes::from(codec::encode(&request)), deadline)
-            .await;
-        match codec::decode(&answer.map_err(|error| error.to_string())?) {
-            Ok(PeerAnswer::Admitted(result)) => result,
-            _ => Err("leadership is changing".into()),
-        }
-    }
-
     /// Lets in a node with an empty directory, if this node leads and the name may join now.
-    pub(super) async fn admit(&self, name: &str, address: &str) -> Result<RaftId, String> {
+    async fn admit(&self, name: &str, address: &str) -> Result<RaftId, String> {
         let _one = self.joins.one_at_a_time.lock().await;
         let status = self.raft.status().borrow().clone();
         self.may_join_now(name, &status)?;
@@ -179,6 +165,7 @@ impl Inner {
             members: &status.members,
             joined: &joined,
             time_ms,
+            led_for: self.leadership.borrow().led_for(),
             instant: Instant::now(),
         };
         self.joins.may_join(name, &now)
@@ -253,6 +240,7 @@ mod tests {
     struct Cluster {
         members: BTreeMap<RaftId, Member>,
         joined: Joined,
+        led_for: Duration,
     }
 
     fn cluster(members: &[Came]) -> Cluster {
@@ -275,6 +263,7 @@ mod tests {
                 .iter()
                 .map(|&(raft_id, .., came_ms)| (raft_id, came_ms))
                 .collect(),
+            led_for: JOIN_EVERY,
         }
     }
 
@@ -284,6 +273,7 @@ mod tests {
                 members: &self.members,
                 joined: &self.joined,
                 time_ms,
+                led_for: self.led_for,
                 instant: Instant::now(),
             };
             joins.may_join(name, &now)
@@ -324,6 +314,18 @@ mod tests {
                 .may_join(&joins, "b", NOW_MS + LOST_GRANT_AFTER_MS)
                 .is_ok()
         );
+    }
+
+    /// Nobody has acknowledged anything to it yet.
+    #[test]
+    fn a_fresh_leader_takes_no_grant_for_lost() {
+        let joins = Joins::default();
+        let mut granted = cluster(&[(2, "b", true, Some(4), 0), (3, "b", false, None, NOW_MS)]);
+        granted.led_for = LOST_GRANT_AFTER - Duration::from_millis(1);
+        let soon_ms = NOW_MS + LOST_GRANT_AFTER_MS;
+        assert!(granted.may_join(&joins, "b", soon_ms).is_err());
+        granted.led_for = LOST_GRANT_AFTER;
+        assert!(granted.may_join(&joins, "b", soon_ms).is_ok());
     }
 
     #[test]

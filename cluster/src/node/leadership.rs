@@ -5,7 +5,8 @@ use conclave_raft::{
     identity::RaftId,
     node::{RaftStatus, Role},
 };
-use tokio::sync::watch;
+use std::time::Duration;
+use tokio::{sync::watch, time::Instant};
 
 /// Who leads, as far as this node knows.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -14,8 +15,8 @@ pub(crate) struct Leadership {
     pub(crate) term: u64,
     /// Who leads in it.
     pub(crate) leader: Option<RaftId>,
-    /// Whether that is this node.
-    leading: bool,
+    /// Since when that is this node.
+    leading_since: Option<Instant>,
     /// The node is stopping or has halted: nothing new is begun.
     pub(crate) stopped: bool,
 }
@@ -23,7 +24,12 @@ pub(crate) struct Leadership {
 impl Leadership {
     /// Whether this node leads.
     pub(crate) fn leads_here(&self) -> bool {
-        self.leading && !self.stopped
+        self.leading_since.is_some() && !self.stopped
+    }
+
+    /// How long this node has led in this term.
+    pub(crate) fn led_for(&self) -> Duration {
+        self.leading_since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 }
 
@@ -40,12 +46,14 @@ pub(super) async fn announce(mut status: watch::Receiver<RaftStatus>, leadership
                 } else {
                     status.leader.filter(|&leader| Some(leader) != status.raft_id)
                 },
-                leading,
+                leading_since: leading.then(Instant::now),
                 stopped: status.halted.is_some(),
             }
         };
         leadership.send_if_modified(|before| {
+            let same_office = before.leading_since.filter(|_| before.term == now.term);
             let now = Leadership {
+                leading_since: now.leading_since.map(|since| same_office.unwrap_or(since)),
                 stopped: now.stopped || before.stopped,
                 ..now
             };

@@ -4,7 +4,7 @@
 //! On behalf of clients only proposals (whose commands are sealed by their edge) and read-index
 //! questions travel here. On behalf of operators `Operate` and `Verify` do too: the asking edge has
 //! checked the right and written the record. For `Operate` the leader looks that record up; for
-//! `Verify`, which changes nothing, a node takes the word of the other (see docs/threat-model.md). `Admit` carries the name that a newcomer's certificate proved to the asker.
+//! `Verify`, which changes nothing, a node takes the word of the other (see docs/threat-model.md).
 
 use super::{OperateError, ScannedDigest};
 use crate::{
@@ -35,9 +35,6 @@ pub(crate) enum PeerRequest {
         record: AuditKey,
         timeout_ms: u64,
     },
-    /// To the leader: let in the node of this name, whose empty directory asked the asker, to which
-    /// its certificate proved the name.
-    Admit { name: String, address: String },
 }
 
 /// An answer.
@@ -63,8 +60,6 @@ pub(crate) enum PeerAnswer {
     Verified(Result<ScannedDigest, String>),
     /// The member that was added or now leads (else the one that was named).
     Operated(Result<RaftId, OperateError>),
-    /// The id under which it was let in, or why not.
-    Admitted(Result<RaftId, String>),
 }
 
 /// A proposal on its way to the leader. Which node it is from is not in it: the leader takes that
@@ -137,13 +132,6 @@ mod tests {
                 },
                 &[1, 4, 6, 5, 0, 7],
             ),
-            (
-                PeerRequest::Admit {
-                    name: "n4".into(),
-                    address: "a:1".into(),
-                },
-                &[2, b'n', b'4', 3, b'a', b':', b'1'],
-            ),
         ]);
         golden(&[
             (MemberOperation::Add { name: "n4".into() }, &[2, b'n', b'4']),
@@ -201,7 +189,6 @@ mod tests {
                 PeerAnswer::Operated(Err(OperateError::Refused("no".into()))),
                 &[1, 1, 2, b'n', b'o'],
             ),
-            (PeerAnswer::Admitted(Ok(RaftId(4))), &[0, 4]),
         ]);
         golden(&[
             (OperateError::NoLeader, [].as_slice()),

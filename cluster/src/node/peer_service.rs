@@ -17,7 +17,7 @@ use crate::{
 use bytes::Bytes;
 use conclave_raft::{
     codec,
-    formation::messages::JoinGrant,
+    formation::messages::{JoinGrant, JoinRefusal},
     identity::RaftId,
     node::{Peer, PeerService},
 };
@@ -61,7 +61,7 @@ impl PeerService for Service {
         .boxed()
     }
 
-    fn join(self: Arc<Self>, from: Peer) -> BoxFuture<'static, Result<JoinGrant, String>> {
+    fn join(self: Arc<Self>, from: Peer) -> BoxFuture<'static, Result<JoinGrant, JoinRefusal>> {
         async move {
             match self.node.get().and_then(Weak::upgrade) {
                 Some(node) => node.join(from).await,
@@ -134,7 +134,6 @@ impl Inner {
                     result => PeerAnswer::Operated(result),
                 }
             }
-            PeerRequest::Admit { name, address } => PeerAnswer::Admitted(self.admit(&name, &address).await),
         }
     }
 

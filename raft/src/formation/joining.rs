@@ -1,4 +1,6 @@
-//! An empty directory looks for its cluster: it forms one if it may, and else waits to be let in.
+//! An empty directory looks for its cluster: it forms one if it may, and else waits to be let in. Only
+//! the leader lets it in, which any member names; members are asked in turn, because one may have been
+//! removed, or be cut off from the leader, and not know it.
 
 use super::{
     PAUSE, STEP_DEADLINE, ask, bootstrap,
@@ -6,7 +8,7 @@ use super::{
     others,
 };
 use crate::{
-    identity::ClusterId,
+    identity::{ClusterId, NodeRecord},
     node::core::Core,
     storage::identity_store::{Formation, Identity},
     transport::{Transport, multiplexed::jittered},
@@ -23,6 +25,7 @@ const JOIN_PAUSE: Duration = Duration::from_secs(2);
 pub(crate) async fn find_cluster(core: &Arc<Core>, transport: &Arc<Transport>) -> io::Result<()> {
     let mut identity = core.watch_identity();
     let mut said = String::new();
+    let mut refusals: usize = 0;
     loop {
         let pause = match look_around(core, transport).await {
             Prospect::Formable => {
@@ -32,16 +35,20 @@ pub(crate) async fn find_cluster(core: &Arc<Core>, transport: &Arc<Transport>) -
                 }
                 PAUSE
             }
-            Prospect::Member(node) => match join(core, transport, &node).await {
-                Ok(()) => PAUSE,
-                Err(reason) => {
-                    say(
-                        &mut said,
-                        format!("node {} has not let this one in: {reason}", node.0),
-                    );
-                    JOIN_PAUSE
+            Prospect::Members(nodes) => {
+                let node = &nodes[refusals % nodes.len()];
+                match join(core, transport, node).await {
+                    Ok(()) => PAUSE,
+                    Err(reason) => {
+                        refusals = refusals.wrapping_add(1);
+                        say(
+                            &mut said,
+                            format!("node {} has not let this one in: {reason}", node.0),
+                        );
+                        JOIN_PAUSE
+                    }
                 }
-            },
+            }
             Prospect::Wait(reason) => {
                 say(&mut said, reason);
                 PAUSE
@@ -58,8 +65,8 @@ pub(crate) async fn find_cluster(core: &Arc<Core>, transport: &Arc<Transport>) -
 enum Prospect {
     /// Every configured node is empty, and this is the first of them.
     Formable,
-    /// This node belongs to a formed cluster.
-    Member((String, String)),
+    /// These nodes, of which there is one at least, belong to a formed cluster.
+    Members(Vec<(String, String)>),
     /// Nothing can be done now.
     Wait(String),
 }
@@ -102,7 +109,7 @@ async fn look_around(core: &Arc<Core>, transport: &Arc<Transport>) -> Prospect {
                  {own}; if that is meant, empty the data directory"
             ));
         }
-        return Prospect::Member((*node).clone());
+        return Prospect::Members(formed.into_iter().map(|(node, _)| node.clone()).collect());
     }
     if let Some((name, cluster_id)) = set_aside.first() {
         return Prospect::Wait(format!(
@@ -130,7 +137,14 @@ async fn look_around(core: &Arc<Core>, transport: &Arc<Transport>) -> Prospect {
 }
 
 async fn join(core: &Arc<Core>, transport: &Arc<Transport>, node: &(String, String)) -> Result<(), String> {
-    match ask(transport, node, FormationRequest::Join, JOIN_DEADLINE).await? {
+    let mut answer = ask(transport, node, FormationRequest::Join, JOIN_DEADLINE).await?;
+    if let FormationAnswer::AskLeader(NodeRecord { name, address }) = answer {
+        let leader = (name, address);
+        answer = ask(transport, &leader, FormationRequest::Join, JOIN_DEADLINE)
+            .await
+            .map_err(|reason| format!("it names {} as the leader: {reason}", leader.0))?;
+    }
+    match answer {
         FormationAnswer::Granted(grant) => {
             let _one_step_at_a_time = core.forming.lock().await;
             if core.identity() != Identity::Empty {
@@ -148,6 +162,7 @@ async fn join(core: &Arc<Core>, transport: &Arc<Transport>, node: &(String, Stri
                 .map_err(|error| error.to_string())
         }
         FormationAnswer::Refused(reason) => Err(reason),
+        FormationAnswer::AskLeader(_) => Err("leadership is changing".into()),
         _ => Err("another answer than to joining".into()),
     }
 }

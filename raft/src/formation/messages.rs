@@ -26,6 +26,29 @@ pub enum FormationAnswer {
     Granted(JoinGrant),
     /// Not now, or never; the reason is for people.
     Refused(String),
+    /// Nobody is let in here: ask this node, which leads.
+    AskLeader(NodeRecord),
+}
+
+/// Why a node that asks to join is not let in here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JoinRefusal {
+    /// This node leads, and lets in whoever proves a name to it.
+    AskLeader(NodeRecord),
+    /// Not now, or never; the reason is for people. The node asks again every few seconds.
+    Because(String),
+}
+
+impl From<String> for JoinRefusal {
+    fn from(reason: String) -> Self {
+        Self::Because(reason)
+    }
+}
+
+impl From<&str> for JoinRefusal {
+    fn from(reason: &str) -> Self {
+        Self::Because(reason.to_owned())
+    }
 }
 
 /// How a node stands.

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     formation::{
         self,
-        messages::{FormationAnswer, FormationRequest, Standing},
+        messages::{FormationAnswer, FormationRequest, JoinRefusal, Standing},
     },
     identity::{ClusterId, NodeRecord, RaftId},
     runtime::Runtime,
@@ -369,7 +369,8 @@ impl Host for Core {
                 FormationRequest::Join => match self.service() {
                     Ok(service) => match service.join(from).await {
                         Ok(grant) => FormationAnswer::Granted(grant),
-                        Err(reason) => FormationAnswer::Refused(reason),
+                        Err(JoinRefusal::AskLeader(leader)) => FormationAnswer::AskLeader(leader),
+                        Err(JoinRefusal::Because(reason)) => FormationAnswer::Refused(reason),
                     },
                     Err(error) => FormationAnswer::Refused(error.to_string()),
                 },
@@ -410,7 +411,18 @@ impl Host for Core {
     }
 
     fn peer_out_of_space(&self, peer: RaftId, out_of_space: bool) {
-        self.peer_space.hear(peer, out_of_space, Instant::now());
+        match (
+            self.peer_space.hear(peer, out_of_space, Instant::now()),
+            out_of_space,
+        ) {
+            (false, _) => {}
+            (true, true) => tracing::warn!(
+                node = %peer,
+                "another node's disk is below its reserve; what it misses from now on it needs room for, before \
+                 anything can be deleted there"
+            ),
+            (true, false) => tracing::info!(node = %peer, "another node's disk has space again"),
+        }
     }
 
     fn out_of_space(&self) -> bool {

@@ -60,13 +60,14 @@ impl PeerSpace {
         }
     }
 
-    /// A voter said how its disk stands.
-    pub fn hear(&self, peer: RaftId, below_reserve: bool, now: Instant) {
+    /// A voter said how its disk stands. True when that is another state than before.
+    pub fn hear(&self, peer: RaftId, below_reserve: bool, now: Instant) -> bool {
         let heard = Heard {
             below_reserve,
             at: now,
         };
-        self.known().heard.insert(peer, heard);
+        let before = self.known().heard.insert(peer, heard);
+        before.is_some_and(|before| before.below_reserve) != below_reserve
     }
 
     /// Whether a voter's disk was last heard to be below its reserve.
@@ -174,5 +175,12 @@ mod tests {
         peers.hear(C, false, now);
         assert!(!open(&peers, true, &voters, now));
         assert!(open(&peers, true, &voters[1..], now));
+    }
+
+    #[test]
+    fn it_is_said_once_when_a_disk_falls_below_its_reserve_and_when_it_is_back() {
+        let (peers, now) = (PeerSpace::new(), Instant::now());
+        let said = [false, true, true, false, false].map(|below| peers.hear(B, below, now));
+        assert_eq!(said, [false, true, false, true, false]);
     }
 }

@@ -181,6 +181,10 @@ fn messages_are_what_they_always_were() {
                 dev: false,
             }),
             FormationAnswer::Refused("why".to_owned()),
+            FormationAnswer::AskLeader(NodeRecord {
+                name: "n1".to_owned(),
+                address: "a:1".to_owned(),
+            }),
         ],
     );
     golden.kinds(

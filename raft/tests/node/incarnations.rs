@@ -120,6 +120,28 @@ async fn a_wiped_node_takes_its_predecessors_place() {
     cluster.stop().await;
 }
 
+/// The first configured node may have been removed, or be cut off: the next one is asked, and the one
+/// that this names.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wiped_node_asks_the_others_in_turn_and_whoever_leads() {
+    let mut cluster = TestCluster::formed(3).await;
+    cluster.admit();
+    let leader = cluster.leader().await;
+    let mut followers = cluster.nodes.keys().filter(|name| **name != leader).cloned();
+    let (wiped, other) = (followers.next().unwrap(), followers.next().unwrap());
+    drop(followers);
+    let first_asked = leader.min(other);
+    for names_the_leader in [true, false] {
+        cluster.close(&first_asked, names_the_leader);
+        cluster.wipe(&wiped).await;
+        cluster.start(&wiped).await;
+        cluster
+            .wait(&wiped, "an id", |status| status.raft_id.is_some())
+            .await;
+    }
+    cluster.stop().await;
+}
+
 /// Yesterday's disk under a live leader: it is told, marks itself, and rejoins as a new incarnation.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_old_copy_of_a_disk_is_treated_as_wiped() {

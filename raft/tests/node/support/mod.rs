@@ -9,7 +9,10 @@ pub use journal::Journal;
 
 use bytes::Bytes;
 use conclave_raft::{
-    formation::{messages::JoinGrant, set_aside_if_reverted},
+    formation::{
+        messages::{JoinGrant, JoinRefusal},
+        set_aside_if_reverted,
+    },
     identity::{NodeRecord, RaftId},
     node::{
         Applied, MembershipChange, NodeParts, Peer, PeerService, ProposeError, RaftNode, RaftOptions,
@@ -61,22 +64,38 @@ pub struct TestNode {
 pub struct Service {
     nodes: Mutex<Vec<RaftNode>>,
     next_id: AtomicU64,
-    pub admits: OnceLock<()>,
+    admits: OnceLock<()>,
+    /// A node that lets nobody in, and whether it names the leader.
+    closed: Mutex<Option<(String, bool)>>,
 }
 
-impl PeerService for Service {
+/// One node's end of it.
+struct Door {
+    node_name: String,
+    service: Arc<Service>,
+}
+
+impl PeerService for Door {
     fn handle(self: Arc<Self>, from: Peer, request: Bytes) -> BoxFuture<'static, Bytes> {
         let answer = [from.name.as_bytes(), b":", &request].concat();
         Box::pin(std::future::ready(answer.into()))
     }
 
-    fn join(self: Arc<Self>, from: Peer) -> BoxFuture<'static, Result<JoinGrant, String>> {
+    fn join(self: Arc<Self>, from: Peer) -> BoxFuture<'static, Result<JoinGrant, JoinRefusal>> {
         Box::pin(async move {
-            if self.admits.get().is_none() {
-                return Err("nobody is let in now".to_owned());
+            let service = &self.service;
+            if service.admits.get().is_none() {
+                return Err("nobody is let in now".into());
             }
-            let leader = self.leader().ok_or("there is no leader")?;
-            let raft_id = RaftId(100 + self.next_id.fetch_add(1, Ordering::Relaxed));
+            let leader = service.leader().ok_or("there is no leader")?;
+            let closed = service.closed.lock().unwrap().clone();
+            if let Some((_, names_the_leader)) = closed.filter(|(name, _)| *name == self.node_name) {
+                let status = leader.status().borrow().clone();
+                let record = status.raft_id.and_then(|id| status.members.get(&id));
+                let record = record.filter(|_| names_the_leader).ok_or("it is cut off")?;
+                return Err(JoinRefusal::AskLeader(record.record.clone()));
+            }
+            let raft_id = RaftId(100 + service.next_id.fetch_add(1, Ordering::Relaxed));
             let record = NodeRecord {
                 name: from.name,
                 address: from.address,
@@ -194,7 +213,11 @@ impl TestCluster {
         let parts = NodeParts::system(&options, listener).map_err(|error| error.to_string())?;
         set_aside_if_reverted(&options.data_dir, &*parts.disk).map_err(|error| error.to_string())?;
         let journal = Arc::new(Journal::open(&options.data_dir.join("state")).unwrap());
-        let raft = RaftNode::start(options, parts, journal.clone(), self.service.clone())
+        let door = Arc::new(Door {
+            node_name: options.node_name.clone(),
+            service: self.service.clone(),
+        });
+        let raft = RaftNode::start(options, parts, journal.clone(), door)
             .await
             .map_err(|error| error.to_string())?;
         self.service.nodes.lock().unwrap().push(raft.clone());
@@ -276,6 +299,11 @@ impl TestCluster {
     /// From now on empty nodes are let in.
     pub fn admit(&self) {
         self.service.admits.get_or_init(|| ());
+    }
+
+    /// But not by this one, which names the leader or does not know it.
+    pub fn close(&self, name: &str, names_the_leader: bool) {
+        *self.service.closed.lock().unwrap() = Some((name.to_owned(), names_the_leader));
     }
 
     pub fn node(&self, name: &str) -> &TestNode {
