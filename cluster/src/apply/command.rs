@@ -237,7 +237,8 @@ impl Recorder<'_> {
     ) -> io::Result<Outcome> {
         let step = u16::try_from(refused).expect("a command has at most STEPS_MAX steps");
         let is_unrecorded = match refusal {
-            // A record would make it fuller.
+            // A record would make it fuller, also one of a step that was abandoned for another's sake.
+            _ if recording::is_exhausted(machine.meta) => true,
             Refusal::AuditFull => !recording::records_refused(machine.meta),
             _ => {
                 let operation = self.steps().nth(refused).map(|step| &step.operation);

@@ -4,7 +4,9 @@ use super::fixtures::*;
 use crate::{
     apply::leaf_hash,
     audit::AuditFilter,
-    command::{AtAuditLimit, AuditRetention, Look, Operation, Outcome, Refusal, Refusing, Which},
+    command::{
+        AtAuditLimit, AuditRetention, Look, Operation, Outcome, Precondition, Refusal, Refusing, Which,
+    },
     model::{Action, AuditKey, AuditRecord, OutcomeKind, Place, Token},
     state::Table,
 };
@@ -217,6 +219,21 @@ fn or_disclosures_are_refused() {
     let before = records(&bench);
     assert_eq!(bench.command(&change), full);
     assert_eq!(records(&bench), before, "a full audit does not grow by refusing");
+    // Nor by what is abandoned because a step that needs no record was refused.
+    let refused = crate::command::Step {
+        preconditions: vec![Precondition::Absent { place: place(1) }],
+        ..tick().steps.remove(0)
+    };
+    let mut abandoning = command.clone();
+    abandoning.steps.insert(0, refused);
+    assert!(matches!(
+        bench.command(&abandoning),
+        Outcome::Refused {
+            refusal: Refusal::Precondition { .. },
+            ..
+        }
+    ));
+    assert_eq!(records(&bench), before);
     // A change of the limit ends it.
     bench.run(Operation::SetAuditRetention(retention(32 * 1024)));
     assert!(matches!(bench.command(&command), Outcome::Done(_)));
