@@ -129,7 +129,8 @@ pub(super) fn configure(
     Ok(Done::Done)
 }
 
-/// Destroys a version: its digest goes, and its value once no outcome needs it any more.
+/// Destroys a version: its digest and its metadata go, and its value once no outcome needs it any more.
+/// What is left is small, so that a full disk has room for many.
 pub(super) fn destroy(
     machine: &mut Machine<'_, '_>,
     id: SecretId,
@@ -139,6 +140,7 @@ pub(super) fn destroy(
     window::linger(machine, id, number)?;
     version.state = VersionState::Destroyed;
     version.digest = None;
+    version.metadata = None;
     version.changed_ms = machine.now_ms();
     machine.put_version(id, number, version);
     Ok(())

@@ -5,6 +5,11 @@ use crate::command::{Command, Entry, Operation, VersionChange};
 use bytes::Bytes;
 use conclave_raft::{codec, storage::space::EntryClass};
 
+/// The most guards and steps of a command that is let through. A step writes more than itself: beside
+/// a row of some hundred bytes for each version that it destroys also the secret's own, with the
+/// secret's name and metadata.
+const STEPS_MAX: usize = 16;
+
 /// The class of an entry's payload: relieving if every command in it is.
 pub(crate) fn classify(payload: &Bytes) -> EntryClass {
     match codec::decode::<Entry>(payload) {
@@ -18,11 +23,9 @@ pub(crate) fn classify(payload: &Bytes) -> EntryClass {
 /// Whether an encoded command only frees space or keeps the cluster going.
 pub(super) fn relieves(command: &Bytes) -> bool {
     codec::decode::<Command>(command).is_ok_and(|command| {
-        command
-            .guards
-            .iter()
-            .chain(&command.steps)
-            .all(|step| match &step.operation {
+        let mut steps = command.guards.iter().chain(&command.steps);
+        command.guards.len() + command.steps.len() <= STEPS_MAX
+            && steps.all(|step| match &step.operation {
                 Operation::Delete { recoverable_ms, .. } => recoverable_ms.is_none(),
                 Operation::ChangeVersions { change, .. } => matches!(change, VersionChange::Destroy),
                 Operation::SetAuditRetention(_)
@@ -67,6 +70,24 @@ mod tests {
             proposals: proposals.collect(),
         })
         .into()
+    }
+
+    #[test]
+    fn a_long_command_is_ordinary() {
+        let command = |steps: usize| {
+            let step = |_| Step {
+                preconditions: vec![],
+                operation: Operation::Tick,
+                audit: None,
+            };
+            let steps = (0..steps).map(step).collect();
+            Bytes::from(codec::encode(&Command {
+                guards: vec![],
+                steps,
+            }))
+        };
+        assert!(relieves(&command(STEPS_MAX)));
+        assert!(!relieves(&command(STEPS_MAX + 1)));
     }
 
     #[test]

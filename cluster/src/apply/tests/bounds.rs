@@ -112,6 +112,29 @@ fn names_and_metadata_are_bounded() {
     }
 }
 
+/// What a full disk is to be emptied by must not fill it.
+#[test]
+fn what_is_left_of_destroyed_versions_is_small() {
+    let mut bench = Bench::new();
+    for value in 0..20 {
+        let mut metadata = sealed(1);
+        metadata.ciphertext = vec![1; DESCRIPTION_BYTES_MAX].into();
+        let mut with_metadata = put(1, value);
+        with_metadata.metadata = Some(metadata);
+        bench.put(with_metadata);
+    }
+    bench.run(Operation::ChangeVersions {
+        at: at(1),
+        versions: (1..=20).map(version).collect(),
+        change: VersionChange::Destroy,
+        spare_active: false,
+        refuse_destroyed: false,
+    });
+    let rows = pairs_of(&bench.store, &[Table::Version]);
+    assert_eq!(rows.len(), 20);
+    assert!(rows.iter().all(|(_, key, row)| key.len() + row.len() < 100));
+}
+
 #[test]
 fn a_look_is_remembered_without_its_versions_and_told_again_with_them() {
     let mut bench = Bench::new();
