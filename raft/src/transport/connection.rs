@@ -45,6 +45,10 @@ pub(crate) enum ConnectFault {
     Refused { peer: String, rejection: Rejection },
     #[error("{peer} refuses this node: {rejection}")]
     RefusedBy { peer: String, rejection: Rejection },
+    #[error("too many others came before it had greeted")]
+    Displaced,
+    #[error("too many nodes' connections are served already")]
+    TooMany,
 }
 
 impl From<NetworkFault> for ConnectFault {

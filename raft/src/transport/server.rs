@@ -2,7 +2,9 @@
 //!
 //! Each connection belongs to one greeted peer and is served according to its lane. A peer speaks
 //! only for its own Raft id: a vote, append or transfer in another's name is malformed. What waits is
-//! bounded: connections, requests of a connection, bytes of appends between reading and Raft.
+//! bounded: connections, requests of a connection, bytes of appends between reading and Raft. Whoever
+//! has proven nothing yet takes no place from a peer: where too many come at once, those go that have
+//! been silent for longest.
 
 use super::{
     Transport,
@@ -21,14 +23,16 @@ use crate::{
 use bytes::Bytes;
 use futures::{StreamExt, stream::BoxStream};
 use openraft::raft::{AppendEntriesRequest, StreamAppendResult, TransferLeaderRequest};
-use std::{future::Future, io, sync::Arc, time::Duration};
+use std::{collections::VecDeque, future::Future, io, sync::Arc, time::Duration};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::timeout,
 };
 
 /// Connections that are served at once; nodes need four each.
 const CONNECTIONS: usize = 256;
+/// Connections at once whose other end has not greeted yet, and so may be anybody's.
+const STRANGERS: usize = 256;
 /// Requests of one multiplexed connection that are at work at once.
 const REQUESTS: usize = 1024;
 /// Bytes of appends of one connection between being read and being durable.
@@ -39,19 +43,19 @@ const ROOM_DEADLINE: Duration = Duration::from_secs(30);
 /// Accepts connections until the transport stops.
 pub(crate) async fn serve(transport: Arc<Transport>, mut listener: Box<dyn Listener>) {
     let connections = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut strangers = Strangers::default();
     loop {
-        let Ok(permit) = Arc::clone(&connections).acquire_owned().await else {
-            return;
-        };
         match listener.accept().await {
             Ok(incoming) => {
-                let serving = Arc::clone(&transport);
+                let (serving, connections) = (Arc::clone(&transport), Arc::clone(&connections));
+                let displaced = strangers.admit();
                 transport.spawn(async move {
-                    let _permit = permit;
                     let from = incoming.from.clone();
-                    match serve_connection(&serving, incoming).await {
+                    match serve_connection(&serving, incoming, displaced, connections).await {
                         Ok(()) => {}
-                        Err(fault @ (ConnectFault::Io(_) | ConnectFault::TimedOut)) => {
+                        Err(
+                            fault @ (ConnectFault::Io(_) | ConnectFault::TimedOut | ConnectFault::Displaced),
+                        ) => {
                             tracing::info!(%from, reason = %fault, "a node's connection ended");
                         }
                         Err(fault) => {
@@ -68,8 +72,42 @@ pub(crate) async fn serve(transport: Arc<Transport>, mut listener: Box<dyn Liste
     }
 }
 
-async fn serve_connection(transport: &Arc<Transport>, incoming: Incoming) -> Result<(), ConnectFault> {
-    let (lane, connection) = accept(transport, incoming).await?;
+/// Those who have not greeted yet, in the order in which they came.
+#[derive(Default)]
+struct Strangers {
+    here: VecDeque<oneshot::Sender<()>>,
+}
+
+impl Strangers {
+    /// Takes one more in. What it waits on ends when it is displaced; it lets go of that once it has
+    /// greeted.
+    fn admit(&mut self) -> oneshot::Receiver<()> {
+        if self.here.len() >= STRANGERS {
+            self.here.retain(|stranger| !stranger.is_closed());
+        }
+        if self.here.len() >= STRANGERS {
+            self.here.pop_front();
+        }
+        let (stays, displaced) = oneshot::channel();
+        self.here.push_back(stays);
+        displaced
+    }
+}
+
+async fn serve_connection(
+    transport: &Arc<Transport>,
+    incoming: Incoming,
+    displaced: oneshot::Receiver<()>,
+    connections: Arc<Semaphore>,
+) -> Result<(), ConnectFault> {
+    let (lane, connection) = tokio::select! {
+        biased;
+        accepted = accept(transport, incoming) => accepted?,
+        _ = displaced => return Err(ConnectFault::Displaced),
+    };
+    let _place = connections
+        .try_acquire_owned()
+        .map_err(|_| ConnectFault::TooMany)?;
     tracing::debug!(peer = %connection.peer.name, ?lane, "a node connected");
     let served = match lane {
         Lane::Control | Lane::Service => serve_questions(transport, connection).await,
@@ -378,4 +416,31 @@ async fn write_outcomes(mut writer: Writer, mut outgoing: mpsc::Receiver<Outgoin
 async fn write_outcome(writer: &mut Writer, answer: AppendAnswer) -> io::Result<()> {
     writer.write(&answer, &[]).await?;
     writer.flush().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::oneshot::error::TryRecvError;
+
+    /// So that a peer that greets at once gets in, however many say nothing.
+    #[test]
+    fn who_has_been_silent_for_longest_makes_room() {
+        let mut strangers = Strangers::default();
+        let mut here: VecDeque<_> = (0..STRANGERS).map(|_| strangers.admit()).collect();
+        let greeted = here.pop_front();
+        drop(greeted);
+        here.push_back(strangers.admit());
+        assert!(
+            here.iter_mut()
+                .all(|one| one.try_recv() == Err(TryRecvError::Empty))
+        );
+        let newest = strangers.admit();
+        let displaced = here
+            .iter_mut()
+            .map(|one| one.try_recv() == Err(TryRecvError::Closed));
+        let expected = (0..STRANGERS).map(|number| number == 0);
+        assert!(displaced.eq(expected));
+        drop(newest);
+    }
 }
