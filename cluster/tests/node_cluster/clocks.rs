@@ -2,9 +2,12 @@
 
 use crate::{
     commands::{place, put},
-    test_cluster::{TestCluster, soon},
+    test_cluster::{PATIENCE, TestCluster, soon},
 };
-use conclave_cluster::time::Clocks;
+use conclave_cluster::{node::OperateError, time::Clocks};
+use futures::future::join_all;
+use std::time::Duration;
+use tokio::time::Instant;
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -42,6 +45,47 @@ async fn a_leader_whose_clock_jumps_hands_over_and_time_goes_on() {
 
     cluster.walls[wrong].shift(0);
     cluster.status(wrong, |status| !status.clock_refuses_lead).await;
+}
+
+/// Also the very first one: whoever takes office with a clock that nobody has looked at stamps nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn clocks_are_compared_before_the_first_stamp() {
+    let cluster = TestCluster::start(3).await;
+    let deadline = Instant::now() + 4 * PATIENCE;
+    loop {
+        let wrong = cluster.follower().await;
+        let id = cluster.node(wrong).status().borrow().raft.raft_id;
+        let leader = cluster.leader().await;
+        let record = cluster.record(leader).await;
+        cluster.walls[wrong].shift(HOUR_MS);
+        let shortly = Instant::now() + Duration::from_secs(3);
+        // There is always something that waits for its stamp at the node that takes office.
+        let writing = async {
+            loop {
+                let node = cluster.node(wrong);
+                join_all((0..20).map(|n| node.propose(put(place(n), b"v"), soon()))).await;
+            }
+        };
+        let led = tokio::select! {
+            led = cluster.node(leader).transfer_leadership(id, record, shortly) => led,
+            () = writing => unreachable!("it writes until then"),
+        };
+        let successor = cluster.leader().await;
+        let last = cluster
+            .node(successor)
+            .propose(put(place(1), b"last"), soon())
+            .await
+            .unwrap();
+        let right = (wrong + 1) % 3;
+        assert!(last.time_ms < cluster.walls[right].wall_ms() + 60_000);
+        cluster.walls[wrong].shift(0);
+        cluster.status(wrong, |status| !status.clock_refuses_lead).await;
+        if led == id.ok_or(OperateError::NoLeader) {
+            return;
+        }
+        // It looked at its clock just before, and never took office.
+        assert!(Instant::now() < deadline, "nobody took office: {led:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

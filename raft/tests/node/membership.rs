@@ -313,6 +313,32 @@ async fn below_its_second_reserve_a_leader_appends_no_membership() {
     cluster.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn below_its_second_reserve_a_node_votes() {
+    let mut cluster = TestCluster::formed(3).await;
+    let leader = cluster.leader().await;
+    let mut followers = cluster.nodes.keys().filter(|name| **name != leader).cloned();
+    let (full, next) = (followers.next().unwrap(), followers.next().unwrap());
+    drop(followers);
+    cluster.free_space(&full, 999);
+    cluster
+        .wait(&full, "a full disk", |status| status.out_of_space)
+        .await;
+    cluster.kill(&leader).await;
+    // With one's own vote alone nobody is elected; and a full node does not stand.
+    let elected = cluster
+        .wait(&next, "office", |status| status.role == Role::Leader)
+        .await;
+    assert_eq!(elected.voter_sets.first().map(|voters| voters.len()), Some(3));
+    cluster
+        .wait(&full, "the same leader", |status| {
+            status.leader == elected.raft_id
+        })
+        .await;
+    assert!(cluster.status(&full).out_of_space);
+    cluster.stop().await;
+}
+
 /// A leader dies between the two steps of a change: the next one finishes it, by itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_that_was_left_between_its_steps_is_finished() {
