@@ -194,12 +194,18 @@ impl TestCluster {
     }
 
     /// Starts a node with options of its own. One that was killed a moment ago in this same process may
-    /// still have a task that holds its log; that is waited for.
+    /// still have a task that holds its log, and its port may be another test's for a while; both are waited
+    /// for.
     pub async fn try_start_with(&self, options: RaftOptions) -> Result<TestNode, String> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             match self.start_once(options.clone()).await {
-                Err(held) if held.contains("lock hold by current process") && Instant::now() < deadline => {
+                Err(held)
+                    if ["lock hold by current process", "Address already in use"]
+                        .iter()
+                        .any(|held_by| held.contains(held_by))
+                        && Instant::now() < deadline =>
+                {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
                 started => return started,
@@ -209,7 +215,7 @@ impl TestCluster {
 
     async fn start_once(&self, options: RaftOptions) -> Result<TestNode, String> {
         let address = self.address(&options.node_name);
-        let listener = TcpListener::bind(address).unwrap();
+        let listener = TcpListener::bind(address).map_err(|error| error.to_string())?;
         let parts = NodeParts::system(&options, listener).map_err(|error| error.to_string())?;
         set_aside_if_reverted(&options.data_dir, &*parts.disk).map_err(|error| error.to_string())?;
         let journal = Arc::new(Journal::open(&options.data_dir.join("state")).unwrap());
