@@ -7,6 +7,7 @@
 //! |--------------|------------------------------------------------------------------|
 //! | `api`        | the dialects of clients                                           |
 //! | `audit`      | records in clear: made, committed to, sealed, queried             |
+//! | `bench`      | load on a cluster, and how it bore it                             |
 //! | `client`     | the client of a cluster                                           |
 //! | `command`    | the `conclave` command                                            |
 //! | `config`     | the configuration file, environment and flags                     |
@@ -26,6 +27,7 @@
 
 pub mod api;
 pub mod audit;
+pub mod bench;
 pub mod client;
 pub mod command;
 pub mod config;

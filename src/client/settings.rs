@@ -65,7 +65,7 @@ impl Settings {
     }
 
     /// The addresses as base URLs.
-    pub(super) fn base_urls(&self) -> Result<Vec<reqwest::Url>, SettingsError> {
+    pub(crate) fn base_urls(&self) -> Result<Vec<reqwest::Url>, SettingsError> {
         if self.addresses.is_empty() {
             return Err(SettingsError("no node's address is given".into()));
         }

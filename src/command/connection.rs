@@ -42,6 +42,11 @@ pub struct Connection {
 impl Connection {
     /// Makes the client.
     pub fn client(&self) -> Result<Client, Failure> {
+        Ok(Client::new(&self.settings()?)?)
+    }
+
+    /// What a client is made from.
+    pub fn settings(&self) -> Result<Settings, Failure> {
         let addresses: Vec<String> = self
             .addresses
             .iter()
@@ -57,12 +62,12 @@ impl Connection {
             Failure::Usage("no CA is given: set CONCLAVE_CA or --ca to the PEM file that signs the nodes' API certificates".into())
         })?;
         let identity = self.client_cert.clone().zip(self.client_key.clone());
-        Ok(Client::new(&Settings {
+        Ok(Settings {
             addresses,
             authority,
             identity,
             timeout: self.timeout(),
-        })?)
+        })
     }
 
     /// How long a request may take.

@@ -4,6 +4,7 @@
 //! arguments. How a command ends is in [`exit`].
 
 mod audit;
+mod bench;
 mod cluster;
 mod completions;
 mod config;
@@ -54,6 +55,7 @@ enum Command {
     Audit(audit::Audit),
     Cluster(cluster::Cluster),
     Seal(seal::Seal),
+    Bench(bench::Bench),
     Pki(pki::Pki),
     Config(config::Config),
     Version(version::Version),
@@ -142,6 +144,7 @@ impl Command {
         match self {
             // These build a runtime of their own, or need none.
             Self::Server(command) => command.run(),
+            Self::Bench(command) => command.run(format),
             Self::Pki(command) => command.run(format),
             Self::Config(command) => command.run(format),
             Self::Version(command) => command.run(format),
@@ -169,7 +172,12 @@ impl Command {
             Self::Audit(command) => command.run(format).await,
             Self::Cluster(command) => command.run(format).await,
             Self::Seal(command) => command.run(format).await,
-            Self::Server(_) | Self::Pki(_) | Self::Config(_) | Self::Version(_) | Self::Completions(_) => {
+            Self::Server(_)
+            | Self::Bench(_)
+            | Self::Pki(_)
+            | Self::Config(_)
+            | Self::Version(_)
+            | Self::Completions(_) => {
                 unreachable!("run by `Command::run`, which calls this for the others only")
             }
         }
