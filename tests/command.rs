@@ -9,6 +9,41 @@ use std::{
 };
 use support::{PATIENCE, TestCluster, eventually, setec::Setec};
 
+/// Each kind of request, in a closed loop and at a rate; what fails is told.
+#[tokio::test]
+async fn a_cluster_is_measured() {
+    let cluster = TestCluster::builder().nodes(1).start().await;
+    let measure = |arguments: &[&str]| {
+        let common = ["bench", "--json", "--clients", "4", "--duration-s", "1"];
+        run(cluster.command(), &[&common, arguments].concat(), b"")
+    };
+    let warmed = ["mixed", "--secrets", "5", "--warm-up-s", "1"];
+    let mixed = json_of(&succeed(measure(&warmed)));
+    assert!(mixed["operations"].as_u64() > Some(0), "{mixed}");
+    assert_eq!(mixed["errors"], 0, "{mixed}");
+    assert!(mixed["latency_ms"]["p99"].as_f64() >= mixed["latency_ms"]["p50"].as_f64());
+    let paced = [
+        "poll",
+        "--secrets",
+        "5",
+        "--filled",
+        "--warm-up-s",
+        "0",
+        "--rate",
+        "20",
+    ];
+    let paced = json_of(&succeed(measure(&paced)));
+    assert_eq!((&paced["operations"], &paced["errors"]), (&json!(20), &json!(0)));
+    let made = json_of(&succeed(run(cluster.command(), &["list", "--json"], b"")));
+    assert_eq!(made.as_array().map(Vec::len), Some(5), "{made}");
+
+    let nothing_there = ["get", "--prefix", "nothing/", "--filled", "--warm-up-s", "0"];
+    let failed = measure(&nothing_there);
+    assert_eq!(code(&failed), 1);
+    let said = String::from_utf8_lossy(&failed.stderr).into_owned();
+    assert!(said.contains("404"), "{said}");
+}
+
 #[tokio::test]
 async fn values_are_exact_and_exit_codes_distinct() {
     let cluster = TestCluster::builder()
