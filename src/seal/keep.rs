@@ -5,34 +5,54 @@
 //! keyring again, wrapped under their seal key, on the precondition of what they found. The newest
 //! must win, so whoever read the last that was stored acts at once and others only after a while; a
 //! node that finds an older one than its own stored replaces that as well.
+//!
+//! Nothing that passes keeps a node sealed: an error of the key file or of reading the state is tried
+//! again by itself. What only another seal key or another keyring can mend waits for those.
 
 use super::{
     sealer::{Failure, SealError, Sealer, Standing},
     stored_keyring::{self, Found},
 };
 use conclave_cluster::{command::Outcome, node::Change};
-use std::{sync::Weak, time::Duration};
+use futures::FutureExt;
+use std::{panic::AssertUnwindSafe, sync::Weak, time::Duration};
 use tokio::{sync::broadcast, time::Instant};
 
-/// Between attempts while there is no keyring.
+/// Between attempts while there is no keyring, and before the first after an error.
 const PAUSE: Duration = Duration::from_millis(200);
+/// Errors are tried again after pauses that double up to this.
+const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// After so long a node puts back what it holds although a newer keyring was stored: nobody has that.
 const OTHERS_WAIT: Duration = Duration::from_secs(5);
 
-/// Unseals, and follows every later write of the keyring.
+/// Unseals, and follows every later write of the keyring, until the sealer is dropped. A node on
+/// which nobody did would look well and stay sealed after the next rotation.
 pub async fn keep_unsealed(sealer: Weak<Sealer>, mut changes: broadcast::Receiver<Change>) {
+    while AssertUnwindSafe(follow(&sealer, &mut changes))
+        .catch_unwind()
+        .await
+        .is_err()
+    {
+        tracing::error!("following the keyring panicked; it is followed again");
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+async fn follow(sealer: &Weak<Sealer>, changes: &mut broadcast::Receiver<Change>) {
     let mut lost_since = None;
+    let mut pause_after_error = PAUSE;
     loop {
         let Some(sealer) = sealer.upgrade() else { return };
-        let pause = match sealer.unseal().await {
-            Standing::Settled => {
-                lost_since = None;
-                None
-            }
-            Standing::AwaitsKeyring => {
-                lost_since = None;
-                Some(PAUSE)
-            }
+        let standing = sealer.unseal().await;
+        if standing != Standing::HoldsLost {
+            lost_since = None;
+        }
+        if standing != Standing::Hindered {
+            pause_after_error = PAUSE;
+        }
+        let pause = match standing {
+            Standing::Settled => None,
+            Standing::AwaitsKeyring => Some(PAUSE),
             Standing::HoldsLost => {
                 let since = *lost_since.get_or_insert_with(Instant::now);
                 Some(match put_back(&sealer, since).await {
@@ -43,9 +63,20 @@ pub async fn keep_unsealed(sealer: Weak<Sealer>, mut changes: broadcast::Receive
                     }
                 })
             }
+            Standing::Hindered => {
+                let pause = pause_after_error;
+                pause_after_error = PAUSE_MAX.min(2 * pause);
+                Some(pause)
+            }
         };
+        // Other writes do not make readable what is not; that is tried again after a pause.
+        let keyring_secret = sealer.read_place().map(|place| place.secret());
+        let concerns_the_keyring = |secret| match keyring_secret {
+            Ok(stored) => stored.is_none_or(|stored| stored == secret),
+            Err(_) => false,
+        };
+        let pause = pause.or_else(|| keyring_secret.is_err().then_some(PAUSE));
         let wake = pause.map(|pause| Instant::now() + pause);
-        let keyring_secret = sealer.read_place().ok().and_then(|place| place.secret());
         let retry = sealer.retry.clone();
         drop(sealer);
         loop {
@@ -53,7 +84,7 @@ pub async fn keep_unsealed(sealer: Weak<Sealer>, mut changes: broadcast::Receive
                 () = retry.notified() => break,
                 () = tokio::time::sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => break,
                 change = changes.recv() => match change {
-                    Ok(Change::Secret { secret, .. }) if keyring_secret.is_some_and(|keyring| keyring != secret) => {}
+                    Ok(Change::Secret { secret, .. }) if !concerns_the_keyring(secret) => {}
                     Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => break,
                     Err(broadcast::error::RecvError::Closed) => return,
                 },

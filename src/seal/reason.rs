@@ -25,7 +25,10 @@ pub enum SealedReason {
     /// The configured seal key is another than the one that the keyring is sealed with.
     #[error("wrong seal key: the keyring is sealed with key {needed}, the configured key is {configured}")]
     WrongSealKey { needed: String, configured: String },
-    /// The stored keyring cannot be opened or read.
+    /// This node's state could not be read: its disk is damaged, or an error that passes.
+    #[error("the keyring cannot be read from this node's state: {0}")]
+    Unreadable(String),
+    /// The stored keyring cannot be opened.
     #[error("the keyring is damaged: {0}")]
     Damaged(String),
 }

@@ -19,6 +19,7 @@ use conclave_cluster::{
     node::{Cluster, ProposeError},
 };
 use std::{
+    io,
     sync::{Arc, RwLock, RwLockReadGuard},
     time::Duration,
 };
@@ -118,6 +119,8 @@ pub(super) enum Standing {
     AwaitsKeyring,
     /// This node holds the keys, and the stored keyring is gone.
     HoldsLost,
+    /// An error that may pass by itself was in the way.
+    Hindered,
 }
 
 impl Sealer {
@@ -193,6 +196,8 @@ impl Sealer {
     /// Tries to unseal and waits for the outcome.
     pub async fn retry_and_wait(&self, deadline: Instant) -> Result<(), SealedReason> {
         let _ = timeout_at(deadline, self.unseal()).await;
+        // What hindered it, if anything did, is tried again in the background.
+        self.retry.notify_one();
         self.keyring().map(drop)
     }
 
@@ -264,25 +269,11 @@ impl Sealer {
     pub(super) async fn unseal(&self) -> Standing {
         let _one_at_a_time = self.attempt.lock().await;
         let outcome = self.try_unseal().await;
-        let (keys, warning, standing) = match (outcome, self.held()) {
-            (Ok(held), _) => (Ok(held), None, Standing::Settled),
-            (Err(Failure::HoldsAllKeys(reason)), Ok(held)) => {
-                let warning = format!("{reason}; this node holds the keys, and will start sealed");
-                (Ok(held), Some(warning), Standing::Settled)
-            }
-            (Err(Failure::Lost(reason)), Ok(held)) => {
-                let warning = format!("{reason}; this node holds the keys, and puts the keyring back");
-                (Ok(held), Some(warning), Standing::HoldsLost)
-            }
-            (Err(failure), _) => {
-                let reason = failure.reason();
-                let standing = match reason {
-                    SealedReason::NoKeyring(_) => Standing::AwaitsKeyring,
-                    _ => Standing::Settled,
-                };
-                (Err(reason), None, standing)
-            }
-        };
+        let Attempted {
+            keys,
+            warning,
+            standing,
+        } = Attempted::of(outcome, self.held().ok());
         let (before, after) = (self.keyring().err(), keys.as_ref().err().cloned());
         if before != after {
             match &after {
@@ -389,10 +380,9 @@ impl Sealer {
     /// A keyring that was made and is gone must not be followed by another: neither secrets nor
     /// audit records that are stored would ever open again.
     fn check_that_none_was_made(&self) -> Result<(), SealedReason> {
-        let damaged = |error: std::io::Error| SealedReason::Damaged(error.to_string());
         let view = self.cluster.view();
-        let place = KeyringPlace::read(&view).map_err(damaged)?;
-        let is_new = place.last_number.is_none() && view.secrets(None, 1).map_err(damaged)?.is_empty();
+        let place = KeyringPlace::read(&view).map_err(unreadable)?;
+        let is_new = place.last_number.is_none() && view.secrets(None, 1).map_err(unreadable)?.is_empty();
         if is_new || !matches!(place.found, Found::Nothing) {
             Ok(())
         } else {
@@ -401,7 +391,60 @@ impl Sealer {
     }
 
     pub(super) fn read_place(&self) -> Result<KeyringPlace, SealedReason> {
-        KeyringPlace::read(&self.cluster.view()).map_err(|error| SealedReason::Damaged(error.to_string()))
+        KeyringPlace::read(&self.cluster.view()).map_err(unreadable)
+    }
+}
+
+fn unreadable(error: io::Error) -> SealedReason {
+    SealedReason::Unreadable(error.to_string())
+}
+
+/// What an attempt to unseal leaves.
+struct Attempted {
+    keys: Result<Held, SealedReason>,
+    warning: Option<String>,
+    standing: Standing,
+}
+
+impl Attempted {
+    /// `held`: the keys that the node had before.
+    fn of(outcome: Result<Held, Failure>, held: Option<Held>) -> Self {
+        let (failure, held) = match (outcome, held) {
+            (Ok(opened), _) => {
+                return Self {
+                    keys: Ok(opened),
+                    warning: None,
+                    standing: Standing::Settled,
+                };
+            }
+            (Err(failure), held) => (failure, held),
+        };
+        let after = match (&failure, &held) {
+            (Failure::HoldsAllKeys(_), Some(_)) => Some("holds the keys, and will start sealed"),
+            (Failure::Unread(_), Some(_)) => Some("goes on with the keys that it holds"),
+            (Failure::Lost(_), Some(_)) => Some("holds the keys, and puts the keyring back"),
+            _ => None,
+        };
+        let is_lost = matches!(failure, Failure::Lost(_));
+        let reason = failure.reason();
+        let standing = match reason {
+            _ if is_lost && held.is_some() => Standing::HoldsLost,
+            SealedReason::NoKeyring(_) => Standing::AwaitsKeyring,
+            SealedReason::SealKey(_) | SealedReason::Unreadable(_) => Standing::Hindered,
+            _ => Standing::Settled,
+        };
+        match (after, held) {
+            (Some(after), Some(held)) => Self {
+                keys: Ok(held),
+                warning: Some(format!("{reason}; this node {after}")),
+                standing,
+            },
+            _ => Self {
+                keys: Err(reason),
+                warning: None,
+                standing,
+            },
+        }
     }
 }
 
@@ -413,18 +456,75 @@ pub(super) enum Failure {
     HoldsAllKeys(SealedReason),
     /// No usable keyring is stored, or one that is older: what is held has to be put back.
     Lost(SealedReason),
+    /// Nothing: what is stored could not be read.
+    Unread(SealedReason),
 }
 
 impl Failure {
     fn reason(self) -> SealedReason {
         match self {
-            Self::Sealed(reason) | Self::HoldsAllKeys(reason) | Self::Lost(reason) => reason,
+            Self::Sealed(reason) | Self::HoldsAllKeys(reason) | Self::Lost(reason) | Self::Unread(reason) => {
+                reason
+            }
         }
     }
 }
 
 impl From<SealedReason> for Failure {
     fn from(reason: SealedReason) -> Self {
-        Self::Sealed(reason)
+        match reason {
+            SealedReason::Unreadable(_) => Self::Unread(reason),
+            other => Self::Sealed(other),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_that_passes_takes_no_keys_away_and_is_tried_again() {
+        let keyring = Arc::new(Keyring::generate());
+        let held = Held {
+            keyring,
+            number: Version::FIRST,
+            seal_key_id: "k".to_owned(),
+        };
+        let unreadable = || SealedReason::Unreadable("too many open files".to_owned());
+        let no_file = || SealedReason::SealKey("too many open files".to_owned());
+        let another = || SealedReason::WrongSealKey {
+            needed: "a".to_owned(),
+            configured: "b".to_owned(),
+        };
+        for (failure, keeps_keys, standing) in [
+            (Failure::from(unreadable()), true, Standing::Hindered),
+            (Failure::HoldsAllKeys(no_file()), true, Standing::Hindered),
+            (Failure::HoldsAllKeys(another()), true, Standing::Settled),
+            // There are keys that it does not hold: it serves nothing until it has read them.
+            (Failure::from(no_file()), false, Standing::Hindered),
+            (Failure::from(another()), false, Standing::Settled),
+            (
+                Failure::Lost(SealedReason::KeyringGone),
+                true,
+                Standing::HoldsLost,
+            ),
+        ] {
+            let attempted = Attempted::of(Err(failure), Some(held.clone()));
+            assert_eq!(attempted.standing, standing);
+            assert_eq!(
+                (attempted.keys.is_ok(), attempted.warning.is_some()),
+                (keeps_keys, keeps_keys)
+            );
+        }
+        for reason in [unreadable(), no_file()] {
+            let attempted = Attempted::of(Err(reason.clone().into()), None);
+            assert_eq!(attempted.keys.err(), Some(reason));
+            assert_eq!(attempted.standing, Standing::Hindered);
+        }
+        let gone = Attempted::of(Err(Failure::Lost(SealedReason::KeyringGone)), None);
+        assert_eq!(gone.standing, Standing::Settled);
+        let opened = Attempted::of(Ok(held), None);
+        assert!(opened.keys.is_ok() && opened.warning.is_none());
     }
 }

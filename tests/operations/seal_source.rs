@@ -141,3 +141,30 @@ async fn a_key_service_seals_as_a_key_file_does() {
     old.wait(|status| matches!(status.sealed, Some(SealedReason::WrongSealKey { .. })))
         .await;
 }
+
+/// Panics when it is asked the first time.
+struct PanicsOnce(Services, AtomicBool);
+
+impl SealSource for PanicsOnce {
+    fn configured(&self) -> Result<Arc<dyn SealProvider>, SealedReason> {
+        assert!(self.1.swap(true, Ordering::SeqCst), "as the test wants");
+        self.0.configured()
+    }
+
+    fn with_id(&self, id: &str) -> Result<Arc<dyn SealProvider>, SealedReason> {
+        self.0.with_id(id)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_ends_no_attempts_to_unseal() {
+    let node = OneNode::start().await;
+    let source = PanicsOnce(Services(vec![Service::new("service")]), AtomicBool::new(false));
+    let (operations, sealer) = node.edge_of(Arc::new(source), OperationLimits::default());
+    let edge = Edge {
+        operations,
+        sealer,
+        key_files: Arc::new(KeyFiles::new(None)),
+    };
+    edge.wait(|status| status.sealed.is_none()).await;
+}

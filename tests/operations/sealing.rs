@@ -26,8 +26,9 @@ async fn a_node_without_its_key_is_sealed_until_the_key_comes() {
     let refused = edge.get(&root(), "app", Which::Active).await;
     assert!(matches!(refused, Err(OperationError::Sealed { .. })));
 
-    KeyFile::generate(&path).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    let exposed = node.key_file("exposed.key");
+    fs::set_permissions(&exposed, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::rename(&exposed, &path).unwrap();
     edge.sealer.retry();
     edge.wait(|status| {
         status
@@ -39,6 +40,29 @@ async fn a_node_without_its_key_is_sealed_until_the_key_comes() {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     edge.sealer.retry_and_wait(deadline()).await.unwrap();
     edge.put(&root(), "app", "v").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_that_passes_needs_nobody_to_try_again() {
+    let node = OneNode::start().await;
+    let path = node.folder.path().join("late.key");
+    let edge = node.edge(&path);
+    edge.wait(|status| matches!(status.sealed, Some(SealedReason::SealKey(_))))
+        .await;
+    KeyFile::generate(&path).unwrap();
+    edge.wait(|status| status.sealed.is_none()).await;
+
+    // The same where the last attempt was asked for: the one before it had nothing to wait for.
+    let missing = node.folder.path().join("missing.key");
+    let other = node.edge(&node.key_file("other.key"));
+    other
+        .wait(|status| matches!(status.sealed, Some(SealedReason::WrongSealKey { .. })))
+        .await;
+    other.key_files.configure(Some(missing.clone()));
+    let hindered = other.sealer.retry_and_wait(deadline()).await;
+    assert!(matches!(hindered, Err(SealedReason::SealKey(_))), "{hindered:?}");
+    fs::copy(&path, &missing).unwrap();
+    other.wait(|status| status.sealed.is_none()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
