@@ -7,7 +7,7 @@ use super::{
     reason::SealedReason,
 };
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
@@ -18,7 +18,13 @@ struct Paths {
     /// `None`: the node stays sealed.
     configured: Option<PathBuf>,
     /// The latest last.
-    brought: Vec<PathBuf>,
+    brought: Vec<Brought>,
+}
+
+struct Brought {
+    path: PathBuf,
+    /// The id of the key that was in it.
+    id: String,
 }
 
 impl KeyFiles {
@@ -39,15 +45,21 @@ impl KeyFiles {
         self.write().configured = path;
     }
 
-    /// A `rekey` brings one: the key in it, which can be found by its id from now on.
-    pub fn bring(&self, path: PathBuf) -> Result<Arc<dyn SealProvider>, KeyFileError> {
+    /// A `rekey` brings one: the key in it, which can be found by its id from now on. However many are
+    /// brought in vain, that of the key `in_use`, which the stored keyring needs, is not forgotten.
+    pub fn bring(&self, path: PathBuf, in_use: Option<&str>) -> Result<Arc<dyn SealProvider>, KeyFileError> {
         let key = KeyFile::load(&path)?;
-        let mut paths = self.write();
-        paths.brought.retain(|known| *known != path);
-        paths.brought.push(path);
-        if paths.brought.len() > Self::BROUGHT {
-            paths.brought.remove(0);
+        let brought = &mut self.write().brought;
+        brought.retain(|known| known.path != path);
+        if brought.len() >= Self::BROUGHT {
+            let is_needed = |known: &Brought| in_use == Some(known.id.as_str());
+            let oldest = brought.iter().position(|known| !is_needed(known));
+            brought.remove(oldest.unwrap_or(0));
         }
+        brought.push(Brought {
+            path,
+            id: key.id().to_owned(),
+        });
         Ok(Arc::new(key))
     }
 
@@ -62,8 +74,7 @@ impl KeyFiles {
 
 impl Paths {
     fn configured(&self) -> Result<KeyFile, SealedReason> {
-        let path = self.configured.as_ref().ok_or(SealedReason::NoKeyConfigured)?;
-        KeyFile::load(path).map_err(|error| SealedReason::SealKey(error.to_string()))
+        load(self.configured.as_ref().ok_or(SealedReason::NoKeyConfigured)?)
     }
 
     /// Where the key is nowhere: why the configured file does not have it.
@@ -72,19 +83,21 @@ impl Paths {
         if configured.as_ref().is_ok_and(|key| key.id() == id) {
             return configured;
         }
-        let mut brought = self
-            .brought
-            .iter()
-            .rev()
-            .filter_map(|path| KeyFile::load(path).ok());
-        match brought.find(|key| key.id() == id) {
-            Some(key) => Ok(key),
-            None => Err(SealedReason::WrongSealKey {
-                needed: id.to_owned(),
-                configured: configured?.id().to_owned(),
-            }),
+        if let Some(brought) = self.brought.iter().rev().find(|known| known.id == id) {
+            let key = load(&brought.path)?;
+            if key.id() == id {
+                return Ok(key);
+            }
         }
+        Err(SealedReason::WrongSealKey {
+            needed: id.to_owned(),
+            configured: configured?.id().to_owned(),
+        })
     }
+}
+
+fn load(path: &Path) -> Result<KeyFile, SealedReason> {
+    KeyFile::load(path).map_err(|error| SealedReason::SealKey(error.to_string()))
 }
 
 impl SealSource for KeyFiles {
@@ -115,7 +128,7 @@ mod tests {
             .map(|number| make(number.to_string()))
             .collect();
         for (path, _) in &brought {
-            files.bring(path.clone()).unwrap();
+            files.bring(path.clone(), None).unwrap();
         }
         for (_, id) in &brought[1..] {
             assert_eq!(files.with_id(id).unwrap().id(), id);
@@ -132,5 +145,16 @@ mod tests {
             files.with_id(&forgotten).err(),
             Some(SealedReason::NoKeyConfigured)
         );
+
+        // What fails again and again does not push out the one that is needed.
+        let needed = &brought[1].1;
+        for (path, _) in brought.iter().chain(&brought) {
+            files.bring(path.clone(), Some(needed)).unwrap();
+        }
+        for number in 0..2 * KeyFiles::BROUGHT {
+            let (path, _) = make(format!("failing-{number}"));
+            files.bring(path, Some(needed)).unwrap();
+            assert_eq!(files.with_id(needed).unwrap().id(), needed);
+        }
     }
 }

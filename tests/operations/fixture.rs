@@ -95,7 +95,7 @@ impl Edge {
 
     /// Wraps the keyring under the key in this file, and returns that key's id.
     pub async fn rekey(&self, file: PathBuf) -> Result<String, SealError> {
-        let provider = self.key_files.bring(file).expect("a key file");
+        let provider = self.key_files.bring(file, None).expect("a key file");
         self.sealer.rekey(&*provider, deadline()).await?;
         Ok(provider.id().to_owned())
     }

@@ -38,7 +38,8 @@ pub(super) async fn rekey(call: &Checked<'_>) -> Result<SealStatus, Failure> {
         return Err(Failure::new(ErrorCode::InvalidRequest, message));
     }
     call.operate("seal rekey", Recording::Required).await?;
-    let provider = call.edge.key_files.bring(key_file)?;
+    let in_use = call.edge.sealer.status().borrow().seal_key_id.clone();
+    let provider = call.edge.key_files.bring(key_file, in_use.as_deref())?;
     call.edge.sealer.rekey(&*provider, call.edge.deadline()).await?;
     Ok(status(call.edge))
 }
