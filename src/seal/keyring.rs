@@ -268,6 +268,21 @@ impl Keyring {
         }
     }
 
+    /// Shows whoever holds this keyring, at this generation or another, that a holder of it wrote the
+    /// message. Made with a digest key, which every generation has.
+    pub(super) fn prove(&self, message: &[u8]) -> ValueDigest {
+        let newest = newest(&self.0.digest_keys);
+        ValueDigest {
+            key: newest.number,
+            mac: proof_mac(&newest.key, message),
+        }
+    }
+
+    /// Recomputes a proof and compares in constant time.
+    pub(super) fn is_proven(&self, message: &[u8], key: u32, mac: &[u8]) -> bool {
+        numbered(&self.0.digest_keys, key).is_some_and(|key| proof_mac(key, message).ct_eq(mac).into())
+    }
+
     /// Its encoding, to be sealed.
     pub(super) fn encode(&self) -> Zeroizing<Vec<u8>> {
         // Room for all of it, so that growing leaves no copy behind that nobody wipes.
@@ -322,6 +337,10 @@ enum TokenKind {
 
 fn digest_mac(key: &Key, secret: SecretId, value: &[u8]) -> [u8; 32] {
     key.mac(&[b"conclave digest 1\0", &secret.0, value])
+}
+
+fn proof_mac(key: &Key, message: &[u8]) -> [u8; 32] {
+    key.mac(&[b"conclave keyring proof 1\0", message])
 }
 
 fn newest(keys: &[NumberedKey]) -> &NumberedKey {

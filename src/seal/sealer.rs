@@ -322,12 +322,14 @@ impl Sealer {
 
     /// Opens the stored keyring, which must not be older than the one that is held.
     pub(super) async fn open(&self, stored: &StoredKeyring, held: Option<&Held>) -> Result<Held, Failure> {
-        let without_key = |reason| {
-            if held.is_some_and(|held| stored.holds_the_keys_of(&held.keyring)) {
-                Failure::HoldsAllKeys(reason)
-            } else {
-                Failure::Sealed(reason)
-            }
+        let without_key = |reason| match held.map(|held| &*held.keyring) {
+            // Whatever it says of itself: whoever has the keys did not write this.
+            Some(held) if !stored.is_proven_to(held) => Failure::Lost(SealedReason::Damaged(
+                "what is stored was written by somebody without its keys".to_owned(),
+            )),
+            Some(held) if stored.is_older_than(held) => Failure::Lost(older()),
+            Some(held) if stored.holds_the_keys_of(held) => Failure::HoldsAllKeys(reason),
+            _ => Failure::Sealed(reason),
         };
         let provider = self.source.with_id(stored.seal_key_id()).map_err(without_key)?;
         let keyring = stored.open(&*provider).await.map_err(|reason| match reason {
@@ -339,8 +341,7 @@ impl Sealer {
             Some(Held { keyring: held, .. })
                 if held.id() == keyring.id() && held.generation() > keyring.generation() =>
             {
-                let reason = SealedReason::Damaged("an older keyring was put back".to_owned());
-                Err(Failure::Lost(reason))
+                Err(Failure::Lost(older()))
             }
             _ => Ok(Held {
                 keyring: Arc::new(keyring),
@@ -393,6 +394,10 @@ impl Sealer {
     pub(super) fn read_place(&self) -> Result<KeyringPlace, SealedReason> {
         KeyringPlace::read(&self.cluster.view()).map_err(unreadable)
     }
+}
+
+fn older() -> SealedReason {
+    SealedReason::Damaged("an older keyring was put back".to_owned())
 }
 
 fn unreadable(error: io::Error) -> SealedReason {

@@ -71,6 +71,10 @@ pub struct StoredKeyring {
     value: Sealed,
     digest: ValueDigest,
     envelope: Envelope,
+    /// Where a version's metadata lies: a keyed hash over all the rest, made with the keyring itself.
+    /// Whoever holds the keys, at whatever generation, tells by it another holder's write, under
+    /// whichever seal key, from bytes that somebody without keys wrote.
+    proof: Option<Sealed>,
 }
 
 /// The stored value. What stands in clear is needed before anything can be opened.
@@ -129,10 +133,11 @@ impl StoredKeyring {
             return Ok(None);
         };
         let value = view.sealed_value(&occupant.secret, number)?;
-        let digest = view
-            .version(&occupant.secret, number)?
-            .and_then(|version| version.digest);
-        let (Some(value), Some(digest)) = (value, digest) else {
+        let version = view.version(&occupant.secret, number)?;
+        let (Some(value), Some(version)) = (value, version) else {
+            return Ok(None);
+        };
+        let Some(digest) = version.digest else {
             return Ok(None);
         };
         let Ok(envelope) = codec::decode(&value.ciphertext) else {
@@ -144,6 +149,7 @@ impl StoredKeyring {
             value,
             digest,
             envelope,
+            proof: version.metadata,
         }))
     }
 
@@ -155,6 +161,19 @@ impl StoredKeyring {
     /// Whether it holds no more than the given keyring.
     pub fn holds_the_keys_of(&self, keyring: &Keyring) -> bool {
         self.envelope.keyring == *keyring.id() && self.envelope.generation == keyring.generation()
+    }
+
+    /// Whether it holds fewer keys than the given keyring. To be believed of what is proven only.
+    pub fn is_older_than(&self, keyring: &Keyring) -> bool {
+        self.envelope.keyring == *keyring.id() && self.envelope.generation < keyring.generation()
+    }
+
+    /// Whether somebody who holds the given keyring, at this or another generation, wrote it.
+    pub fn is_proven_to(&self, keyring: &Keyring) -> bool {
+        let message = proven(&self.occupant, &self.value, &self.digest);
+        self.proof
+            .as_ref()
+            .is_some_and(|proof| keyring.is_proven(&message, proof.key_term, &proof.ciphertext))
     }
 
     /// Opens it.
@@ -274,6 +293,16 @@ async fn put(
         wrapped_key,
         ciphertext: sealed.ciphertext,
     };
+    let value = Sealed {
+        ciphertext: codec::encode(&envelope).into(),
+        ..sealed
+    };
+    let digest = keyring.digest(secret, &bytes);
+    let resulting = Occupant {
+        secret,
+        sealed_revision: resulting_sealed_revision,
+    };
+    let proof = keyring.prove(&proven(&resulting, &value, &digest));
     Ok(Put {
         place: KEYRING_PLACE,
         secret,
@@ -282,12 +311,14 @@ async fn put(
         activation: Activation::Always,
         same_value: SameValue::Store,
         check_and_set: None,
-        value: Sealed {
-            ciphertext: codec::encode(&envelope).into(),
-            ..sealed
-        },
-        digest: keyring.digest(secret, &bytes),
-        metadata: None,
+        value,
+        digest,
+        metadata: Some(Sealed {
+            key_term: proof.key,
+            value_id: ValueId([0; 16]),
+            nonce: [0; 24],
+            ciphertext: Bytes::copy_from_slice(&proof.mac),
+        }),
         lifetime_ms: None,
         disclosures: None,
         on_end: None,
@@ -315,6 +346,20 @@ fn binding(secret: SecretId, sealed_revision: u64) -> Binding {
         kind: Kind::Keyring,
         sealed_revision: Some(sealed_revision),
     }
+}
+
+/// What a proof is made over: everything that is stored, and where. The last alone has no fixed length.
+fn proven(occupant: &Occupant, value: &Sealed, digest: &ValueDigest) -> Vec<u8> {
+    let mut message = Vec::with_capacity(128 + value.ciphertext.len());
+    message.extend_from_slice(&occupant.secret.0);
+    message.extend_from_slice(&occupant.sealed_revision.to_be_bytes());
+    message.extend_from_slice(&value.key_term.to_be_bytes());
+    message.extend_from_slice(&value.value_id.0);
+    message.extend_from_slice(&value.nonce);
+    message.extend_from_slice(&digest.key.to_be_bytes());
+    message.extend_from_slice(&digest.mac);
+    message.extend_from_slice(&value.ciphertext);
+    message
 }
 
 fn wrapping_context(keyring: &KeyringId) -> Vec<u8> {
@@ -349,6 +394,7 @@ mod tests {
             value: put.value,
             digest: put.digest,
             envelope,
+            proof: put.metadata,
         }
     }
 
@@ -390,9 +436,16 @@ mod tests {
                 mac: golden("keyring_digest").try_into().unwrap(),
             },
             envelope,
+            proof: Some(Sealed {
+                key_term: 1,
+                value_id: ValueId([0; 16]),
+                nonce: [0; 24],
+                ciphertext: golden("keyring_proof").into(),
+            }),
         };
         let keyring = stored.open(&KeyFile::load(&path).unwrap()).await.unwrap();
         assert_eq!(*keyring.encode(), golden("keyring"));
+        assert!(stored.is_proven_to(&keyring));
     }
 
     #[tokio::test]
@@ -411,6 +464,37 @@ mod tests {
             ..first
         };
         assert!(matches!(replayed.open(&key).await, Err(SealedReason::Damaged(_))));
+    }
+
+    #[tokio::test]
+    async fn holders_know_each_others_writes_whatever_they_are_wrapped_under() {
+        let (key, keyring) = (key_file(), Keyring::generate());
+        let first = stored(create_command(&keyring, &key).await.unwrap(), 1);
+        let rotated = keyring.with_next_term();
+        let other_key = key_file();
+        let replace = replace_command(&first.occupant, &rotated, &other_key);
+        let second = replace.await.unwrap();
+        let second = || stored(second.clone(), 2);
+        for holder in [&keyring, &rotated] {
+            assert!(first.is_proven_to(holder) && second().is_proven_to(holder));
+            assert!(!second().is_older_than(holder));
+        }
+        assert!(first.is_older_than(&rotated));
+        assert!(!second().is_proven_to(&Keyring::generate()));
+
+        // Bytes of somebody without keys: other ones, or right ones where they were not written.
+        let changed: [fn(&mut StoredKeyring); 5] = [
+            |stored| stored.value.ciphertext = [&stored.value.ciphertext[..], b"."].concat().into(),
+            |stored| stored.value.nonce[0] ^= 1,
+            |stored| stored.digest.mac[0] ^= 1,
+            |stored| stored.occupant.sealed_revision = 3,
+            |stored| stored.proof = None,
+        ];
+        for change in changed {
+            let mut stored = second();
+            change(&mut stored);
+            assert!(!stored.is_proven_to(&keyring));
+        }
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ use conclave_cluster::{
     command::{
         Activation, Command, Expected, NumberChoice, Operation, Outcome, Put, Refusal, SameValue, Step, Which,
     },
-    model::{Action, OutcomeKind, Place, Sealed, SecretSettings, ValueDigest, ValueId},
+    model::{Action, OutcomeKind, Place, SecretSettings},
 };
 use serde_json::json;
 use std::{fs, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
@@ -365,33 +365,8 @@ async fn a_keyring_that_disappears_is_put_back_by_who_holds_it() {
 
     // Other bytes over it, under the name of the right seal key or none at all.
     edge.put(&root(), "app", "w").await.unwrap();
-    let garbage = Put {
-        place,
-        secret: node
-            .cluster
-            .view()
-            .place(&place)
-            .unwrap()
-            .unwrap()
-            .secret
-            .unwrap(),
-        create: None,
-        number: NumberChoice::Next,
-        activation: Activation::Always,
-        same_value: SameValue::Store,
-        check_and_set: None,
-        value: Sealed {
-            key_term: 0,
-            value_id: ValueId([1; 16]),
-            nonce: [2; 24],
-            ciphertext: b"no keyring"[..].into(),
-        },
-        digest: ValueDigest { key: 1, mac: [3; 32] },
-        metadata: None,
-        lifetime_ms: None,
-        disclosures: None,
-        on_end: None,
-    };
+    let mut garbage = put_once_more(&node, place);
+    garbage.value.ciphertext = b"no keyring"[..].into();
     let written = propose(&node, vec![Operation::Put(garbage)]).await;
     assert!(matches!(written, Outcome::Done(_)), "{written:?}");
     edge.wait(|status| {
@@ -407,6 +382,47 @@ async fn a_keyring_that_disappears_is_put_back_by_who_holds_it() {
     assert_eq!(status.keyring_id, keyring);
     edge.wait(|status| status.warning.is_none()).await;
     edge.sealer.rotate(deadline()).await.expect("it is as it was");
+}
+
+/// What a holder of the keys cannot open need not be another holder's: neither another wrapping of the
+/// same keys, nor one of more keys.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_envelope_that_names_another_seal_key_takes_no_keys_away() {
+    let node = OneNode::start().await;
+    let edge = node.unsealed().await;
+    edge.put(&root(), "app", "v").await.unwrap();
+    let place = keyring_place(&node);
+    let before = edge.sealer.status().borrow().clone();
+    let seal_key = before.seal_key_id.clone().unwrap();
+    for generation in [1, 2] {
+        let mut forged = put_once_more(&node, place);
+        let mut envelope = forged.value.ciphertext.to_vec();
+        let at = envelope
+            .windows(seal_key.len())
+            .position(|bytes| bytes == seal_key.as_bytes())
+            .unwrap();
+        let (key, after) = envelope[at..].split_at_mut(seal_key.len());
+        key.fill(b'0');
+        assert_eq!(after[0], 1, "the generation follows the seal key's id");
+        after[0] = generation;
+        forged.value.ciphertext = envelope.into();
+        let written = propose(&node, vec![Operation::Put(forged)]).await;
+        assert!(matches!(written, Outcome::Done(_)), "{written:?}");
+        let status = edge
+            .wait(|status| {
+                let warning = status.warning.as_ref();
+                status.sealed.is_some()
+                    || warning.is_some_and(|warning| warning.contains("puts the keyring back"))
+            })
+            .await;
+        assert_eq!(status.sealed, None);
+        assert_eq!(edge.get(&root(), "app", Which::Active).await.unwrap().1, "v");
+        edge.wait(|status| status.warning.is_none() && status.seal_key_id == before.seal_key_id)
+            .await;
+    }
+    let fresh = node.edge(&node.folder.path().join("seal.key"));
+    let status = fresh.wait(|status| status.sealed.is_none()).await;
+    assert_eq!(status.keyring_id, before.keyring_id);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -438,6 +454,29 @@ fn keyring_place(node: &OneNode) -> Place {
     places
         .find(|place| place.namespace == SYSTEM_NAMESPACE)
         .expect("a keyring is stored")
+}
+
+/// A write of what lies at the place already, to be changed.
+fn put_once_more(node: &OneNode, place: Place) -> Put {
+    let view = node.cluster.view();
+    let secret = view.place(&place).unwrap().unwrap().secret.unwrap();
+    let number = view.secret(&secret).unwrap().unwrap().active.unwrap();
+    let version = view.version(&secret, number).unwrap().unwrap();
+    Put {
+        place,
+        secret,
+        create: None,
+        number: NumberChoice::Next,
+        activation: Activation::Always,
+        same_value: SameValue::Store,
+        check_and_set: None,
+        value: view.sealed_value(&secret, number).unwrap().unwrap(),
+        digest: version.digest.unwrap(),
+        metadata: version.metadata,
+        lifetime_ms: None,
+        disclosures: None,
+        on_end: None,
+    }
 }
 
 fn unprotect(place: Place) -> Operation {
