@@ -13,7 +13,10 @@ use super::{
     sealer::{Failure, SealError, Sealer, Standing},
     stored_keyring::{self, Found},
 };
-use conclave_cluster::{command::Outcome, node::Change};
+use conclave_cluster::{
+    command::{Outcome, Refusal},
+    node::Change,
+};
 use futures::FutureExt;
 use std::{panic::AssertUnwindSafe, sync::Weak, time::Duration};
 use tokio::{sync::broadcast, time::Instant};
@@ -127,9 +130,11 @@ async fn put_back(sealer: &Sealer, lost_since: Instant) -> Result<(), SealError>
     let answer = sealer.cluster.propose(command, deadline).await?;
     match answer.outcome {
         Outcome::Done(_) => tracing::warn!("the keyring was gone, and this node put it back"),
-        Outcome::Refused { refusal, .. } => {
-            tracing::info!(%refusal, "the keyring was not put back: another node was faster");
-        }
+        Outcome::Refused {
+            refusal: refusal @ Refusal::Precondition { .. },
+            ..
+        } => tracing::info!(%refusal, "the keyring was not put back: another node was faster"),
+        Outcome::Refused { refusal, .. } => return Err(SealError::Damaged(refusal.to_string())),
     }
     sealer.cluster.wait_applied(answer.index, deadline).await;
     Ok(())

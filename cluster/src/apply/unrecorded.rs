@@ -10,14 +10,14 @@ use super::{
     malformed_refusal, subject,
 };
 use crate::{
-    command::{Command, Expected, Look, Operation, Step},
+    command::{Command, Expected, Look, NumberChoice, Operation, Step},
     model::{Action, AuditStub, Place, Sealed, Token, ValueId},
     state::Meta,
 };
 use bytes::Bytes;
 
-/// Refuses a step that should leave a record and brings none, and an operation of the cluster's own
-/// that is not alone.
+/// Refuses a step that should leave a record and brings none, an operation of the cluster's own that
+/// is not alone, and, with a record or without, what could use up the numbers of the system's places.
 pub(super) fn check(machine: &Machine<'_, '_>, command: &Command, step: &Step) -> Result<(), Stop> {
     let is_own = matches!(
         step.operation,
@@ -26,10 +26,24 @@ pub(super) fn check(machine: &Machine<'_, '_>, command: &Command, step: &Step) -
     if is_own && !command.is_the_clusters_own() {
         return Err(malformed_refusal("an operation of the cluster's own stands alone").into());
     }
-    if stub_of(step).is_some() || may_go_unrecorded(machine, command, &step.operation)? {
-        return Ok(());
+    if stub_of(step).is_none() && !may_go_unrecorded(machine, command, &step.operation)? {
+        return Err(malformed_refusal("the step brings no audit record").into());
     }
-    Err(malformed_refusal("the step brings no audit record").into())
+    if may_use_up_numbers(&step.operation) {
+        return Err(malformed_refusal("in the system's namespace numbers follow one another").into());
+    }
+    Ok(())
+}
+
+/// In the system's namespace a put must never be refused for want of a number: whoever could use them
+/// up could keep the edge from ever putting a keyring back.
+fn may_use_up_numbers(operation: &Operation) -> bool {
+    match operation {
+        Operation::Put(put) => is_the_systems(put.place) && matches!(put.number, NumberChoice::Exactly(_)),
+        Operation::Restore { place, .. } => is_the_systems(*place),
+        Operation::Move { to, .. } => is_the_systems(*to),
+        _ => false,
+    }
 }
 
 /// The stub that a step brings. One that says nothing is none.
@@ -75,11 +89,8 @@ fn may_go_unrecorded(
         | Operation::ConfigureVersion { at, .. }
         | Operation::Disclose { at, .. }
         | Operation::Look(Look::Secret(at)) => lies_with_the_systems(machine, *at)?,
-        Operation::Restore { secret, place } => {
-            is_the_systems(*place) && lies_with_the_systems(machine, Expected::Id(*secret))?
-        }
-        Operation::Move { at, to, .. } => is_the_systems(*to) && lies_with_the_systems(machine, *at)?,
         Operation::Look(Look::Store(place)) => is_the_systems(*place),
+        Operation::Restore { .. } | Operation::Move { .. } => false,
         Operation::Look(Look::Other | Look::Several { .. }) | Operation::Refuse(_) => false,
     })
 }

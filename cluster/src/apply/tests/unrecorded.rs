@@ -4,8 +4,8 @@ use super::fixtures::*;
 use crate::{
     apply::AUDIT_LIMIT_BYTES_MIN,
     command::{
-        AtAuditLimit, AuditRetention, Command, Expected, Look, Operation, Outcome, Precondition, Put,
-        Refusal, Refusing, SealedPart, VersionChange, Which,
+        AtAuditLimit, AuditRetention, Command, Expected, Look, NumberChoice, Operation, Outcome,
+        Precondition, Put, Refusal, Refusing, SealedPart, VersionChange, Which,
     },
     model::{Action, AuditRecord, OutcomeKind, Place, Token},
 };
@@ -147,6 +147,9 @@ fn nothing_is_done_to_a_clients_secret_without_a_record() {
 fn what_lies_in_the_systems_namespace_is_the_edges_own() {
     let mut bench = Bench::new();
     for operation in about(systems(1), 1) {
+        if matches!(operation, Operation::Restore { .. }) {
+            continue;
+        }
         let outcome = bench.command(&unrecorded(operation.clone()));
         let expected = matches!(&outcome, Outcome::Done(_))
             // It was disabled before.
@@ -164,6 +167,47 @@ fn what_lies_in_the_systems_namespace_is_the_edges_own() {
             name: sealed(1),
         }),
     );
+}
+
+#[test]
+fn the_numbers_of_the_systems_places_cannot_be_used_up() {
+    let mut bench = Bench::new();
+    let last = |place, secret| Put {
+        number: NumberChoice::Exactly(version(u32::MAX)),
+        ..put_at(place, secret)
+    };
+    bench.run(Operation::Put(last(place(1), 1)));
+    bench.run(Operation::Put(last(place(2), 2)));
+    bench.run(Operation::Delete {
+        at: at(2),
+        recoverable_ms: Some(1_000),
+    });
+    bench.command(&unrecorded(Operation::Put(put_at(systems(3), 3))));
+    for operation in [
+        Operation::Put(last(systems(3), 3)),
+        Operation::Put(last(systems(4), 4)),
+        Operation::Move {
+            at: at(1),
+            to: systems(4),
+            name: sealed(1),
+        },
+        Operation::Restore {
+            secret: id(2),
+            place: systems(4),
+        },
+    ] {
+        // Although each brings a record, as somebody with a node's certificate can make one.
+        let refusal = bench.refused(operation);
+        assert!(
+            matches!(&refusal, Refusal::Malformed(reason) if reason.contains("numbers")),
+            "{refusal:?}"
+        );
+    }
+    for put in [put_at(systems(3), 3), put_at(systems(4), 4)] {
+        let outcome = bench.command(&unrecorded(Operation::Put(put)));
+        assert!(matches!(outcome, Outcome::Done(_)), "{outcome:?}");
+    }
+    bench.scanned_digest();
 }
 
 #[test]
