@@ -78,6 +78,8 @@ impl Operations {
         at_limit: Option<AtAuditLimit>,
         deadline: Instant,
     ) -> Result<AuditRetention, OperationError> {
+        // What another node was asked for just before counts as well.
+        self.cluster.read_barrier(deadline).await?;
         let present = self.cluster.view().meta().retention;
         let wanted = AuditRetention {
             limit_bytes: limit_bytes.unwrap_or(present.limit_bytes),
