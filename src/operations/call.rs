@@ -89,12 +89,19 @@ impl<'a> Call<'a> {
             .count_refusal(self.caller, self.action, self.subject);
         if verdict == Verdict::Record {
             let place = self.name().map(|name| self.keyring.place(name));
-            self.propose(Operation::Refuse(Refusing {
+            let refusing = Operation::Refuse(Refusing {
                 place,
                 version,
                 attempts: 1,
-            }))
-            .await?;
+            });
+            let answer = self.propose(refusing).await?;
+            // The audit is full: it is recorded with others once there is room again.
+            if let Err(refusal) = outcome(answer.outcome)? {
+                tracing::warn!(%refusal, "a refusal could not be recorded yet");
+                self.operations
+                    .shared
+                    .share_refusal(self.caller, self.action, self.subject);
+            }
         }
         Err(OperationError::Denied)
     }

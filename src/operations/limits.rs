@@ -18,8 +18,8 @@ pub struct OperationLimits {
     pub in_flight_per_principal: usize,
     /// Requests of one principal per second on this node. Default 10,000.
     pub requests_per_second_per_principal: u32,
-    /// Refusals of one principal and action that get a record of their own, per ten seconds. What is
-    /// beyond shares one record with a count. Default 10.
+    /// Refusals of one principal and action that get a record of their own, in ten seconds, and one more
+    /// in each five minutes. What is beyond shares records with a count. Default 10.
     pub refusal_records_per_ten_seconds: u32,
 }
 

@@ -85,8 +85,16 @@ impl Operations {
         admitted.inspect_err(|_| self.shared.share_over_rate(caller, action))
     }
 
-    /// Writes what is still counted of refusals and looks. To be called once no more requests come.
+    /// Writes what is still counted of refusals and looks, and says how much of it could not be
+    /// written: that ends with the process. To be called once no more requests come.
     pub async fn shutdown(&self, deadline: Instant) {
         self.write_shared(deadline, SharedRecords::take_all).await;
+        let dropped = self.shared.attempts();
+        if dropped > 0 {
+            tracing::error!(
+                attempts = dropped,
+                "this node stops before these refusals and looks at the status were recorded"
+            );
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Requests that share a record: refusals beyond a rate, and looks at the status that could not be
 //! recorded when they were served. They are written in the background, and before the node stops.
+//! Until then they are in this process's memory alone: what a crash takes of them is gone, and so is
+//! what a sealed node counted if it stops before it has keys.
 
 use super::{Caller, OperationError, Operations, call::outcome};
 use crate::{
@@ -39,10 +41,10 @@ enum Kind {
 }
 
 impl Shared {
-    /// With so many refusals of one caller and action that get a record of their own in each window.
-    pub(super) fn new(refusal_records_per_window: u32) -> Self {
+    /// With so many refusals of one caller and action that get a record of their own at once.
+    pub(super) fn new(own_refusal_records: u32) -> Self {
         Self {
-            refusals: Arc::new(Mutex::new(SharedRecords::new(refusal_records_per_window))),
+            refusals: Arc::new(Mutex::new(SharedRecords::new(own_refusal_records))),
             over_rate: Arc::new(Mutex::new(SharedRecords::new(0))),
             looks: Arc::new(Mutex::new(SharedRecords::new(0))),
         }
@@ -84,6 +86,14 @@ impl Shared {
         } else {
             Err(OperationError::Overloaded)
         }
+    }
+
+    /// How many requests are counted and not yet recorded.
+    pub(super) fn attempts(&self) -> u64 {
+        [Kind::Refusals, Kind::OverRate, Kind::Looks]
+            .map(|kind| self.of(kind).attempts())
+            .iter()
+            .sum()
     }
 
     fn of(&self, kind: Kind) -> MutexGuard<'_, SharedRecords> {

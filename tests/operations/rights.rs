@@ -8,7 +8,7 @@ use conclave::{
     plaintext::Plaintext,
 };
 use conclave_cluster::{
-    command::Which,
+    command::{AtAuditLimit, Which},
     model::{Action, OutcomeKind},
 };
 use serde_json::json;
@@ -274,6 +274,41 @@ async fn a_caller_without_rights_who_hammers_writes_few_entries_with_the_right_c
     let attempts: u32 = records.iter().map(|entry| entry.attempts).sum();
     assert_eq!(attempts, 500);
     assert!(records.len() <= 4 * 3, "{} records", records.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_while_the_audit_is_full_is_recorded_once_there_is_room() {
+    let node = OneNode::start().await;
+    let edge = node.unsealed().await;
+    let set_limit = async |limit_bytes, at_limit| {
+        edge.operations
+            .set_audit_limit(&root(), Some(limit_bytes), Some(at_limit), deadline())
+            .await
+            .unwrap()
+    };
+    set_limit(16 << 10, AtAuditLimit::RefuseDisclosures).await;
+    let mut puts = 0;
+    loop {
+        match edge.put(&root(), "app", &format!("value {puts}")).await {
+            Ok(_) => puts += 1,
+            Err(OperationError::AuditFull) => break,
+            Err(other) => panic!("{other}"),
+        }
+        assert!(puts < 1000, "the audit is never full");
+    }
+    let mallory = caller("cn:mallory", json!([]));
+    for _ in 0..3 {
+        assert!(denied(edge.get(&mallory, "app", Which::Active).await));
+    }
+    set_limit(1 << 30, AtAuditLimit::PruneOldest).await;
+    edge.operations.shutdown(deadline()).await;
+    let query = AuditQuery {
+        outcome: Some(OutcomeKind::Denied),
+        ..AuditQuery::default()
+    };
+    let records = audit(&edge, query).await;
+    let attempts: u32 = records.iter().map(|entry| entry.attempts).sum();
+    assert_eq!(attempts, 3);
 }
 
 /// On one thread, so that nothing is recorded while looks come.
