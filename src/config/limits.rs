@@ -32,8 +32,8 @@ pub struct LimitsSection {
     /// Requests of one principal in a second, on this node. Default 10000; more are answered 429.
     pub requests_per_s_per_principal: u32,
     /// Refusals of one principal for want of a right to one action that get an audit record of their
-    /// own, on this node in ten seconds. Default 10; more share one record with a count, and so do all
-    /// that were answered 429.
+    /// own, on this node. Default 10 at once, and one more in each five minutes; more share a record
+    /// with a count, and so do all that were answered 429.
     pub refusal_records_per_10_s: u32,
     /// Time for the TLS handshake, in milliseconds. Default 5000; then the connection closes.
     pub handshake_timeout_ms: u64,
