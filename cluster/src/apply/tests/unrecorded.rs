@@ -146,10 +146,11 @@ fn nothing_is_done_to_a_clients_secret_without_a_record() {
 #[test]
 fn what_lies_in_the_systems_namespace_is_the_edges_own() {
     let mut bench = Bench::new();
-    for operation in about(systems(1), 1) {
-        if matches!(operation, Operation::Restore { .. }) {
-            continue;
-        }
+    let is_restored = |operation: &Operation| matches!(operation, Operation::Restore { .. });
+    for operation in about(systems(1), 1)
+        .into_iter()
+        .take_while(|operation| !is_restored(operation))
+    {
         let outcome = bench.command(&unrecorded(operation.clone()));
         let expected = matches!(&outcome, Outcome::Done(_))
             // It was disabled before.
