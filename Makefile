@@ -2,16 +2,21 @@
 # (release), so that RocksDB is compiled once.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint measure needs
+.PHONY: help dev test lint measure jepsen soak needs
 
 # Options for `conclave dev`, as in: make dev DEV="--fresh --nodes 5"
 DEV ?=
 # Arguments for `cargo test`, as in: make test TEST="--test first_path"
 TEST ?=
+# Options for `conclave-jepsen run` and `soak`, as in: make jepsen JEPSEN="--seed 7 --nodes 5 --mixed"
+JEPSEN ?=
+HOURS ?= 1
 
 help:
 	@echo 'make dev     install what is missing, build, and run three nodes on this machine'
 	@echo 'make test    the same build, and every test'
+	@echo 'make jepsen  a few minutes of real faults on real nodes, and a verdict (root)'
+	@echo 'make soak HOURS=n  the same with every fault, mixed too, for hours (root)'
 	@echo 'make measure  throughput, start, write gap, memory and disk: figures'
 	@echo 'make lint    rustfmt and clippy, warnings denied'
 
@@ -32,6 +37,17 @@ test: needs
 measure: needs
 	cargo build --release --workspace
 	@scripts/with-many-files cargo test --release --test measurements -- --ignored --nocapture --test-threads 1
+
+# Exit code 2 of the harness, "too little was done to tell", is a failure too. See docs/reliability.md.
+jepsen: needs
+	@scripts/install-jepsen-needs
+	cargo build --release --package conclave --bin conclave
+	@scripts/with-many-files cargo run --release --package conclave-jepsen -- run $(JEPSEN)
+
+soak: needs
+	@scripts/install-jepsen-needs
+	cargo build --release --package conclave --bin conclave
+	@scripts/with-many-files cargo run --release --package conclave-jepsen -- soak --hours $(HOURS) $(JEPSEN)
 
 lint: needs
 	cargo fmt --all --check

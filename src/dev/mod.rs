@@ -15,7 +15,7 @@ mod stray;
 pub use announcement::{Announcement, NodeAnnouncement};
 pub use folder::{Folder, default_folder};
 pub use layout::{Layout, LayoutOptions, NodeLayout};
-pub use ports::{PortChoice, Ports};
+pub use ports::{NodePorts, PortChoice, Ports};
 pub use process::{NodeProcess, Stopped};
 pub use readiness::{Readiness, wait_until_serving};
 pub use stray::{Stray, find_strays};

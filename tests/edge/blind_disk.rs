@@ -10,7 +10,7 @@
 
 use crate::{
     folders, requests,
-    support::{PATIENCE, TestCluster, eventually, fault_layer::preloadable, lone_node},
+    support::{PATIENCE, TestCluster, eventually, lone_node, preload::preloadable},
 };
 use base64::{
     Engine,

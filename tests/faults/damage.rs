@@ -1,12 +1,8 @@
 //! Damaged files. Damage that would take acknowledged writes away is refused or detected, with the
 //! file's name; one changed byte in a row that nobody reads is found by `conclave cluster verify`.
 
-use crate::support::{
-    PATIENCE, TestCluster, eventually,
-    fault_layer::{copy_directory, files_below},
-    load::Load,
-    turn,
-};
+use crate::support::{PATIENCE, TestCluster, eventually, load::Load, turn};
+use conclave_fault_layer::{copy_directory, files_below};
 use rocksdb::{DB, IteratorMode, Options};
 use std::{
     fs::{self, OpenOptions},

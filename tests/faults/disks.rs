@@ -1,8 +1,9 @@
 //! Disks that are not what the cluster remembers: wiped, of yesterday, another cluster's. A data
 //! directory is an incarnation; its Raft id is never used again.
 
-use crate::support::{PATIENCE, TestCluster, eventually, fault_layer::copy_directory, load::Load, turn};
+use crate::support::{PATIENCE, TestCluster, eventually, load::Load, turn};
 use conclave::api::conclave::messages::{HealthState, NodeRole};
+use conclave_fault_layer::copy_directory;
 use std::{
     collections::BTreeSet,
     fs,

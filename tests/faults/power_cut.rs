@@ -4,10 +4,10 @@
 
 use crate::support::{
     TestCluster, eventually,
-    fault_layer::{FaultLayer, Lost},
     load::{Ledger, Load},
     turn,
 };
+use conclave_fault_layer::{FaultLayer, Lost};
 use std::{process::Command, time::Duration};
 
 #[tokio::test]

@@ -13,10 +13,10 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
-pub mod fault_layer;
 pub mod load;
 pub mod lone_node;
 pub mod network;
+pub mod preload;
 pub mod setec;
 
 use conclave::{
@@ -25,7 +25,7 @@ use conclave::{
     dev::{Folder, Layout, LayoutOptions, NodeLayout, NodeProcess, PortChoice, Ports, wait_until_serving},
     pki::{Authority, AuthorityKind, ClientName, Validity},
 };
-use fault_layer::{FaultLayer, Lost};
+use conclave_fault_layer::{FaultLayer, Lost};
 use network::Network;
 use rustix::process::Signal;
 use std::{

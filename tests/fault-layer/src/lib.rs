@@ -1,5 +1,6 @@
-//! Power cuts and wrong clocks, by the library `tests/preload/faults.c` (see
-//! `docs/decisions/fault-layer.md`): compiled once a test program, preloaded into each node.
+//! Power cuts and wrong clocks for real processes, by the library `faults.c` (see
+//! `docs/decisions/fault-layer.md`), which is preloaded into each node. For the process tests and for
+//! `jepsen/`: an instrument, which panics with the path when a file cannot be read or written.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -8,8 +9,6 @@ use std::{
     io,
     os::{linux::fs::MetadataExt, unix::fs::DirBuilderExt},
     path::{Path, PathBuf},
-    process::Command,
-    sync::OnceLock,
     time::UNIX_EPOCH,
 };
 
@@ -17,6 +16,7 @@ use std::{
 /// was synced.
 #[derive(Clone, Debug)]
 pub struct FaultLayer {
+    library: PathBuf,
     synced: PathBuf,
     removed: PathBuf,
     clock_offset: PathBuf,
@@ -37,11 +37,13 @@ impl FaultLayer {
     /// In the node's own folder, beside its data directory.
     pub fn new(folder: &Path) -> Self {
         let layer = Self {
+            library: folder.join("faults.so"),
             synced: folder.join("synced.records"),
             removed: folder.join("removed"),
             clock_offset: folder.join("clock-offset"),
         };
         fs::create_dir_all(&layer.removed).expect("a folder for removed files");
+        fs::write(&layer.library, LIBRARY).expect("the library is written");
         layer.set_clock_offset_ms(0);
         layer
     }
@@ -49,7 +51,7 @@ impl FaultLayer {
     /// The variables that a node, or any program, must be started with.
     pub fn environment(&self) -> [(OsString, OsString); 4] {
         [
-            ("LD_PRELOAD".into(), library().into()),
+            ("LD_PRELOAD".into(), self.library.clone().into()),
             ("CONCLAVE_TEST_SYNC_LOG".into(), self.synced.clone().into()),
             ("CONCLAVE_TEST_REMOVED".into(), self.removed.clone().into()),
             (
@@ -275,24 +277,4 @@ pub fn copy_directory(from: &Path, to: &Path) {
     }
 }
 
-fn library() -> &'static Path {
-    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
-    LIBRARY.get_or_init(|| preloadable("faults"))
-}
-
-/// Compiles a library of `tests/preload`, to be preloaded into a node by `LD_PRELOAD`.
-pub fn preloadable(name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/preload/{name}.c"));
-    let library = folder.join(format!("{name}.so"));
-    let made = folder.join(format!("{name}.so.{}", std::process::id()));
-    let compiled = Command::new("cc")
-        .args(["-shared", "-fPIC", "-O1", "-o"])
-        .args([&made, &source])
-        .status()
-        .expect("a C compiler is there: RocksDB was built with it");
-    assert!(compiled.success(), "{} does not compile", source.display());
-    // Other test programs may be doing the same.
-    fs::rename(&made, &library).expect("the library is put in its place");
-    library
-}
+const LIBRARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/faults.so"));

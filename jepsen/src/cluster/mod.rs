@@ -1,0 +1,355 @@
+//! Real `conclave` processes, each in a network namespace of its own, and what may be done to them.
+//!
+//! All nodes are started from one thread that lives as long as the run: they end when it does.
+
+mod files;
+mod network;
+
+pub use files::{API_PORT, ClientAccount, ClusterFiles};
+pub use network::{Links, Network, sweep_all, watch_and_sweep};
+
+use crate::HarnessError;
+use conclave::{
+    api::conclave::messages::Status,
+    client::{Client, Settings},
+    dev::NodeProcess,
+};
+use conclave_fault_layer::FaultLayer;
+use rustix::process::Signal;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+use toml::Value;
+
+/// What a cluster is made of.
+pub struct ClusterOptions<'a> {
+    /// The `conclave` program.
+    pub program: &'a Path,
+    /// An empty folder.
+    pub folder: &'a Path,
+    pub nodes: usize,
+    pub accounts: &'a [ClientAccount],
+    /// Who operates it for the harness; one of `accounts`.
+    pub operator: &'a ClientAccount,
+}
+
+/// A cluster and its faults.
+pub struct Cluster {
+    nodes: Vec<Node>,
+    files: ClusterFiles,
+    network: Network,
+    operator: Client,
+}
+
+struct Node {
+    program: PathBuf,
+    faults: FaultLayer,
+    process: Option<NodeProcess>,
+}
+
+impl Cluster {
+    /// Makes the network and the files, and starts every node. Does not wait until they serve.
+    ///
+    /// # Errors
+    /// When something of it cannot be made.
+    pub fn start(options: &ClusterOptions<'_>) -> Result<Self, HarnessError> {
+        let network = Network::make(options.nodes)?;
+        let addresses: Vec<_> = (0..options.nodes).map(|node| network.address(node)).collect();
+        let settings = [
+            // Small, so that snapshots are taken, and sent, during a run.
+            ("cluster", "snapshot_log_bytes", Value::from(1_i64 << 20)),
+            ("cluster", "snapshot_keep_log_bytes", Value::from(4_i64 << 20)),
+            ("cluster", "reserve_bytes", Value::from(64_i64 << 20)),
+            ("cluster", "last_reserve_bytes", Value::from(16_i64 << 20)),
+            ("log", "format", Value::from("json")),
+        ];
+        let files = ClusterFiles::make(options.folder, &addresses, options.accounts, &settings)?;
+        let operator = Settings {
+            addresses: addresses
+                .iter()
+                .map(|address| format!("https://{address}:{API_PORT}"))
+                .collect(),
+            authority: files.authority(),
+            identity: Some(files.identity(options.operator)),
+            timeout: Duration::from_secs(10),
+        };
+        let operator = Client::new(&operator).map_err(|error| HarnessError(error.to_string()))?;
+        let mut nodes = Vec::new();
+        for node in 0..options.nodes {
+            let own = files.own_folder(node);
+            nodes.push(Node {
+                program: network.program_within(node, options.program, &own)?,
+                faults: FaultLayer::new(&own),
+                process: None,
+            });
+        }
+        let mut cluster = Self {
+            nodes,
+            files,
+            network,
+            operator,
+        };
+        for node in 0..cluster.len() {
+            cluster.start_node(node)?;
+        }
+        Ok(cluster)
+    }
+
+    /// How many nodes there are, running or not.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Never: a cluster has nodes.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// Its files.
+    pub fn files(&self) -> &ClusterFiles {
+        &self.files
+    }
+
+    /// `https://…` of a node's API.
+    pub fn api(&self, node: usize) -> String {
+        format!("https://{}:{API_PORT}", self.network.address(node))
+    }
+
+    /// A client that may operate the cluster and read its audit, and knows all nodes.
+    pub fn operator(&self) -> &Client {
+        &self.operator
+    }
+
+    /// Starts a node that is down; does nothing where it runs.
+    ///
+    /// # Errors
+    /// When the process cannot be started.
+    pub fn start_node(&mut self, node: usize) -> Result<(), HarnessError> {
+        if self.runs(node) {
+            return Ok(());
+        }
+        let own = &mut self.nodes[node];
+        let environment = own.faults.environment();
+        let process = NodeProcess::start(&own.program, &self.files.nodes[node], environment);
+        own.process = Some(process.map_err(|error| HarnessError(error.to_string()))?);
+        Ok(())
+    }
+
+    /// Whether a node's process runs (or is paused).
+    pub fn runs(&mut self, node: usize) -> bool {
+        self.nodes[node]
+            .process
+            .as_mut()
+            .is_some_and(|process| process.ended().is_none())
+    }
+
+    /// Describes nodes whose process ended although nobody ended it.
+    pub fn ended_by_themselves(&mut self) -> Vec<(usize, String)> {
+        let mut ended = Vec::new();
+        for (position, node) in self.nodes.iter_mut().enumerate() {
+            if let Some(how) = node.process.as_mut().and_then(NodeProcess::ended) {
+                ended.push((position, how.to_string()));
+                node.process = None;
+            }
+        }
+        ended
+    }
+
+    /// `kill -9`, of all of them before any is waited for.
+    pub async fn kill(&mut self, nodes: &[usize]) {
+        for node in nodes {
+            if let Some(process) = &mut self.nodes[*node].process {
+                process.signal(Signal::KILL);
+            }
+        }
+        for node in nodes {
+            if let Some(mut process) = self.nodes[*node].process.take() {
+                process.wait().await;
+            }
+        }
+    }
+
+    /// Cuts the power: kills them, and takes from their disks what was not synced. Returns how many
+    /// files and names were lost.
+    pub async fn cut_power(&mut self, nodes: &[usize]) -> usize {
+        self.kill(nodes).await;
+        let lost = nodes.iter().map(|node| {
+            let data_dir = &self.files.nodes[*node].data_dir;
+            self.nodes[*node].faults.lose_what_was_not_synced(data_dir).len()
+        });
+        lost.sum()
+    }
+
+    /// SIGTERM, and waits until the process is gone. False: it had to be killed.
+    pub async fn stop(&mut self, node: usize) -> bool {
+        match self.nodes[node].process.take() {
+            Some(mut process) => process.stop(STOP_GRACE).await.0.success(),
+            None => true,
+        }
+    }
+
+    /// SIGSTOP.
+    pub fn pause(&mut self, node: usize) {
+        self.signal(node, Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub fn resume(&mut self, node: usize) {
+        self.signal(node, Signal::CONT);
+    }
+
+    /// Moves a node's wall clock, whether it runs or not.
+    pub fn set_clock_offset_ms(&self, node: usize, offset_ms: i64) {
+        self.nodes[node].faults.set_clock_offset_ms(offset_ms);
+    }
+
+    /// A node's clock, for who moves it often.
+    pub fn clock(&self, node: usize) -> FaultLayer {
+        self.nodes[node].faults.clone()
+    }
+
+    /// Lets the links between nodes be these from now on.
+    ///
+    /// # Errors
+    /// When iptables refuses.
+    pub fn set_links(&mut self, links: Links) -> Result<(), HarnessError> {
+        self.network.set_links(links)
+    }
+
+    /// Takes a node's seal key away; it is read at a start and on a reload.
+    ///
+    /// # Errors
+    /// When the file cannot be moved.
+    pub fn take_seal_key(&self, node: usize) -> Result<(), HarnessError> {
+        let key = self.files.seal_key(node);
+        move_if_there(&key, &key.with_extension("taken"))
+    }
+
+    /// Gives it back, and asks the node to try it. Does nothing where it was not taken.
+    ///
+    /// # Errors
+    /// When the file cannot be moved.
+    pub async fn give_seal_key_back(&self, node: usize) -> Result<(), HarnessError> {
+        let key = self.files.seal_key(node);
+        let taken = key.with_extension("taken");
+        if !taken.exists() {
+            return Ok(());
+        }
+        move_if_there(&taken, &key)?;
+        // SIGHUP would do as well, but ends a process that has not asked for it yet.
+        let operator = self.operator.at(node).with_timeout(ASK_TIMEOUT);
+        for _ in 0..SEAL_TRIES {
+            if operator.seal_retry().await.is_ok_and(|seal| !seal.sealed) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        Ok(())
+    }
+
+    /// Empties the data directory of a node that is down.
+    ///
+    /// # Errors
+    /// When it cannot be deleted.
+    pub fn wipe(&mut self, node: usize) -> Result<(), HarnessError> {
+        assert!(!self.runs(node), "a running node's disk is not wiped");
+        let data_dir = &self.files.nodes[node].data_dir;
+        fs::remove_dir_all(data_dir).map_err(|error| HarnessError::about(data_dir.display(), error))?;
+        // What was synced of the old directory says nothing about the new one.
+        let own = self.files.own_folder(node);
+        let records = own.join("synced.records");
+        fs::write(&records, "").map_err(|error| HarnessError::about(records.display(), error))
+    }
+
+    /// A node's status, now.
+    pub async fn status(&self, node: usize) -> Option<Status> {
+        self.operator
+            .at(node)
+            .with_timeout(ASK_TIMEOUT)
+            .status()
+            .await
+            .ok()
+    }
+
+    /// Waits until every node runs, is unsealed, follows one leader, votes, and has applied what any
+    /// had committed.
+    ///
+    /// # Errors
+    /// What is lacking when it does not come to that in time.
+    pub async fn wait_until_whole(&self, time: Duration) -> Result<(), String> {
+        let deadline = Instant::now() + time;
+        loop {
+            let lacking = match self.lacking().await {
+                Ok(()) => return Ok(()),
+                Err(lacking) => lacking,
+            };
+            if Instant::now() >= deadline {
+                return Err(format!("not within {} s: {lacking}", time.as_secs()));
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    async fn lacking(&self) -> Result<(), String> {
+        let mut seen = Vec::new();
+        for node in 0..self.len() {
+            let status = self.status(node).await;
+            seen.push(status.ok_or_else(|| format!("node {} does not answer", node + 1))?);
+        }
+        if let Some(sealed) = seen.iter().find(|status| status.sealed) {
+            return Err(format!(
+                "{} is sealed: {:?}",
+                sealed.node_name, sealed.sealed_reason
+            ));
+        }
+        let leader = seen[0].leader_id;
+        if leader.is_none() || seen.iter().any(|status| status.leader_id != leader) {
+            return Err("the nodes do not follow one leader".to_owned());
+        }
+        let committed = seen.iter().filter_map(|status| status.committed_index).max();
+        if seen.iter().any(|status| status.applied_index < committed) {
+            return Err("a node has not applied everything".to_owned());
+        }
+        let members = self.operator.with_timeout(ASK_TIMEOUT).members().await;
+        let members = members.map_err(|error| error.to_string())?;
+        let voters = members.members.iter().filter(|member| member.voter).count();
+        if members.joint || voters != self.len() || members.members.len() != self.len() {
+            return Err(format!("{voters} voters of {} members", members.members.len()));
+        }
+        Ok(())
+    }
+
+    fn signal(&mut self, node: usize, signal: Signal) {
+        if let Some(process) = &mut self.nodes[node].process {
+            process.signal(signal);
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // Processes before their namespaces.
+        for node in &mut self.nodes {
+            if let Some(process) = &mut node.process {
+                process.signal(Signal::KILL);
+            }
+            node.process = None;
+        }
+    }
+}
+
+const ASK_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// A node that stays sealed all the same is seen when the cluster does not become whole.
+const SEAL_TRIES: usize = 25;
+const STOP_GRACE: Duration = Duration::from_secs(30);
+
+fn move_if_there(from: &Path, to: &Path) -> Result<(), HarnessError> {
+    match fs::rename(from, to) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(HarnessError::about(from.display(), error))
+        }
+        _ => Ok(()),
+    }
+}
