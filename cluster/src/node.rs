@@ -256,6 +256,15 @@ impl Cluster {
         })
     }
 
+    /// Looks through the whole state of a node that does not run, and where all of it is what was
+    /// written, lets the node start again that had halted for damage that only it saw.
+    ///
+    /// # Errors
+    /// Damage, named; a directory that cannot be read.
+    pub async fn rescan(data_dir: PathBuf) -> Result<(), StartError> {
+        start::rescan(data_dir).await
+    }
+
     /// Proposes a command, through the leader wherever it is, and returns its outcome. Retries with
     /// the same proposal id until the deadline; the command is applied at most once.
     pub async fn propose(&self, command: Command, deadline: Instant) -> Result<Answer, ProposeError> {

@@ -2,8 +2,11 @@
 
 mod config;
 pub(crate) mod core;
+mod disproof;
 mod endpoint;
 mod life;
+#[cfg(test)]
+mod lone;
 mod membership;
 mod options;
 mod parts;
@@ -11,7 +14,7 @@ mod peer_space;
 mod proposing;
 mod status;
 
-pub use crate::transport::snapshots_sent::SnapshotProgress;
+pub use crate::{storage::identity_store::Evidence, transport::snapshots_sent::SnapshotProgress};
 pub use options::{RaftOptions, StartError};
 pub use parts::NodeParts;
 
@@ -19,7 +22,6 @@ use self::core::Core;
 use crate::{
     formation::messages::{JoinGrant, JoinRefusal},
     identity::{ClusterId, NodeRecord, RaftId},
-    runtime::Runtime,
     state_machine::{LogPosition, StateMachine},
     transport::{
         Target, Transport,
@@ -32,7 +34,7 @@ use crate::{
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use openraft::{
-    AsyncRuntime, ReadPolicy,
+    ReadPolicy,
     errors::{LinearizableReadError, RaftError},
 };
 use std::{
@@ -437,15 +439,10 @@ impl RaftNode {
     }
 
     /// As [`Self::halt`], for a node whose state was found to be another than it must be: the data
-    /// directory is marked first, and no later start takes part with it. Goes on when it is dropped.
-    pub async fn halt_for_good(&self, reason: String) {
-        // Nothing is told to anybody from here on, however long the disk takes.
-        self.inner.transport.cut();
-        let core = Arc::clone(&self.inner.core);
-        let halting = Runtime::spawn(async move { core.halt_for_good(reason).await });
-        if halting.await.is_err() {
-            tracing::error!("marking the disproved data broke off");
-        }
+    /// directory is marked first, and no later start takes part with it. It is not marked for what only
+    /// this node saw while the other voters that answer are no majority. Goes on when it is dropped.
+    pub async fn halt_for_good(&self, reason: String, evidence: Evidence) {
+        disproof::halt_for_good(&self.inner.core, &self.inner.transport, reason, evidence).await;
     }
 
     /// Stops: hands leadership over first when this node leads and another voter answers, then stops

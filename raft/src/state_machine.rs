@@ -65,7 +65,9 @@ pub struct Checkpoint {
 /// A deterministic state machine fed by the log. Calls are serial, but for `verify`; each may block (the
 /// caller runs them off the async threads).
 ///
-/// Any `Err` halts the node: it stands for local damage, never for a refused command.
+/// Any `Err` halts the node: it stands for local damage, never for a refused command. One of the kind
+/// `InvalidData` from `apply` or `checkpoint` says that what is stored is not what was written, also at
+/// a second look: the node does not start on it again while others serve.
 pub trait StateMachine: Send + Sync + 'static {
     /// What is durably applied. Called at start and after an installation.
     fn applied(&self) -> io::Result<AppliedState>;

@@ -13,6 +13,10 @@ use tokio::runtime::Runtime;
 pub struct Server {
     #[command(flatten)]
     source: Source,
+    /// Before starting, look through all stored data, and start only if it is as it was written; also on
+    /// a directory that an earlier run marked as damaged.
+    #[arg(long)]
+    rescan: bool,
     /// Stop when this process, which must be the parent, ends.
     #[arg(long, value_name = "PID", hide = true)]
     exit_with_parent: Option<i32>,
@@ -29,7 +33,7 @@ impl Server {
             overrides,
         };
         let runtime = Runtime::new().map_err(|error| Failure::Other(error.to_string()))?;
-        let result = runtime.block_on(server::run(source));
+        let result = runtime.block_on(server::run(source, self.rescan));
         // Whatever still blocks a thread must not keep a stopped node's process alive.
         runtime.shutdown_timeout(Duration::from_secs(1));
         result.map_err(|error| match error {

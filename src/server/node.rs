@@ -75,8 +75,8 @@ pub enum RunError {
 /// How often metrics are brought up to date.
 const METRICS_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Runs a node until SIGTERM or SIGINT.
-pub async fn run(source: ConfigSource) -> Result<(), RunError> {
+/// Runs a node until SIGTERM or SIGINT; where it is to `rescan`, only on data that is as it was written.
+pub async fn run(source: ConfigSource, rescan: bool) -> Result<(), RunError> {
     let (config, findings) = config::check(&source.path, &source.overrides);
     let (errors, warnings): (Vec<_>, Vec<_>) = findings
         .into_iter()
@@ -94,6 +94,10 @@ pub async fn run(source: ConfigSource) -> Result<(), RunError> {
     }
     open_files::provide(&config).map_err(RunError::Start)?;
     let mut signals = Signals::register().map_err(|error| RunError::Start(error.to_string()))?;
+    if rescan {
+        tracing::info!("looking through the stored data");
+        Cluster::rescan(config.data_dir.clone()).await?;
+    }
     let node = Node::start(source, config).await?;
     let result = node.run(&mut signals).await;
     node.stop().await;

@@ -2,7 +2,7 @@
 //! another state.
 
 use super::{
-    fault::Fault,
+    fault::{Fault, looking_twice},
     verdict::{Digest, judge},
 };
 use crate::{
@@ -36,17 +36,19 @@ impl DigestExchange {
         let mut agreed_up_to = 0;
         loop {
             tokio::time::sleep(EXCHANGE_EVERY).await;
-            if let Err(fault) = self.exchange(&mut agreed_up_to).await {
+            let mut exchanged = self.exchange(&mut agreed_up_to).await;
+            if let Err(Fault::Differs(reason)) = &exchanged {
+                tracing::error!(reason, "comparing once more");
+                exchanged = self.exchange(&mut agreed_up_to).await;
+            }
+            if let Err(fault) = exchanged {
                 return fault.halt(&self.raft).await;
             }
         }
     }
 
     async fn exchange(&self, agreed_up_to: &mut u64) -> Result<(), Fault> {
-        let kept = self
-            .store
-            .view()
-            .kept_digests()
+        let kept = looking_twice(|| self.store.view().kept_digests())
             .map_err(|error| Fault::of_reading("the kept digests", &error))?;
         let mine: BTreeMap<u64, Digest> = kept
             .into_iter()
@@ -78,7 +80,7 @@ impl DigestExchange {
         }
         if let Some(index) = verdict.alone_at {
             metrics::counter!(metric_definitions::DIGESTS_DIFFERING).increment(1);
-            return Err(Fault::Disproved(format!(
+            return Err(Fault::Differs(format!(
                 "the state at index {index} differs from that of a majority of the nodes"
             )));
         }

@@ -1,6 +1,7 @@
 //! Replicas prove that they agree (design, section 9). It finds accidents: a bad disk, a bad
 //! memory, a bug that makes apply differ. The invariant: a node that knows its state to differ from
-//! a majority's, or from what it wrote, halts, also while it leads, and does not start on it again.
+//! a majority's, or from what it wrote, halts, also while it leads, and does not start on it again while
+//! the cluster can do without it.
 //!
 //! | file       | idea                                                                  |
 //! |------------|-----------------------------------------------------------------------|
@@ -15,5 +16,5 @@ mod scrub;
 mod verdict;
 
 pub(crate) use exchange::DigestExchange;
-pub(crate) use fault::Fault;
+pub(crate) use fault::{Fault, looking_twice};
 pub(crate) use scrub::{PAUSE as SCRUB_PAUSE, Scrub};

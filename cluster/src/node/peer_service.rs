@@ -10,7 +10,7 @@ use super::{
     peer_message::{ForwardedProposal, PeerAnswer, PeerRequest},
 };
 use crate::{
-    agreement::Fault,
+    agreement::{Fault, looking_twice},
     command::Proposal,
     propose::{Admission, BATCH_COMMANDS, Tried, is_the_clusters_own},
 };
@@ -103,19 +103,21 @@ impl Inner {
                 rules_known: crate::apply::NEWEST_RULES,
                 member,
             },
-            PeerRequest::Digests { above_index } => match self.store.view().kept_digests() {
-                Ok(kept) => PeerAnswer::Digests(
-                    kept.into_iter()
-                        .filter(|&(index, _)| index > above_index)
-                        .collect(),
-                ),
-                Err(error) => {
-                    Fault::of_reading("the kept digests", &error)
-                        .halt(&self.raft)
-                        .await;
-                    PeerAnswer::Unready
+            PeerRequest::Digests { above_index } => {
+                match looking_twice(|| self.store.view().kept_digests()) {
+                    Ok(kept) => PeerAnswer::Digests(
+                        kept.into_iter()
+                            .filter(|&(index, _)| index > above_index)
+                            .collect(),
+                    ),
+                    Err(error) => {
+                        Fault::of_reading("the kept digests", &error)
+                            .halt(&self.raft)
+                            .await;
+                        PeerAnswer::Unready
+                    }
                 }
-            },
+            }
             PeerRequest::Verify { timeout_ms } => {
                 let wait = Duration::from_millis(timeout_ms).min(LONGEST_WAIT);
                 match timeout(wait, self.scrub.clone().verify()).await {

@@ -13,16 +13,19 @@ use crate::{
     time::{ClockReport, ClockWatcher, LeaderClock},
 };
 use conclave_raft::{
-    formation::set_aside_if_reverted,
+    formation::{acquit, set_aside_if_reverted},
     node::{RaftNode, RaftOptions},
     runtime::{AsyncRuntime, Runtime},
-    storage::{engine::LogDisk, fatal::OnFatal, snapshot_policy::SnapshotPolicyOptions, space::Reserves},
+    storage::{
+        engine::LogDisk, fatal::OnFatal, rocks_engine::RocksDisk, snapshot_policy::SnapshotPolicyOptions,
+        space::Reserves,
+    },
     transport::tls::TlsFiles,
 };
 use futures::FutureExt;
 use std::{
-    fs,
-    path::Path,
+    fs, io,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -223,6 +226,27 @@ pub(super) fn raft_options(options: &ClusterOptions, on_fatal: OnFatal) -> RaftO
         free_space_file: None,
         sync: options.sync,
         on_fatal,
+    }
+}
+
+/// See [`super::Cluster::rescan`].
+pub(super) async fn rescan(data_dir: PathBuf) -> Result<(), StartError> {
+    let rescanned = Runtime::spawn_blocking(move || {
+        let directory = data_dir.join(STATE_DIRECTORY);
+        if !directory.exists() {
+            return Ok(());
+        }
+        Store::open(&directory)?.view().check_digest()?;
+        if acquit(&RocksDisk::within(&data_dir))? {
+            tracing::warn!("the state is what was written; this node takes part again");
+        }
+        Ok(())
+    });
+    match rescanned.await {
+        Ok(rescanned) => rescanned.map_err(|error: io::Error| StartError::Storage(error.to_string())),
+        Err(error) => Err(StartError::Storage(format!(
+            "the scan of the state broke off: {error}"
+        ))),
     }
 }
 

@@ -1,7 +1,10 @@
 //! Publishes how this node stands, beyond Raft.
 
 use super::{ClusterStatus, Inner};
-use crate::metric_definitions;
+use crate::{
+    agreement::{Fault, looking_twice},
+    metric_definitions,
+};
 use conclave_raft::node::RaftStatus;
 use std::{sync::Arc, time::Duration};
 
@@ -16,9 +19,13 @@ pub(super) async fn run(node: Arc<Inner>) {
     let mut raft_status = node.raft.status();
     let mut clock_report = node.clock_report.subscribe();
     loop {
-        let raft = raft_status.borrow_and_update().clone();
+        raft_status.mark_unchanged();
         clock_report.mark_unchanged();
-        match node.present_status(raft) {
+        let present = looking_twice(|| {
+            let raft = raft_status.borrow().clone();
+            node.present_status(raft)
+        });
+        match present {
             Ok(present) => {
                 node.status.send_if_modified(|before| {
                     let changed = *before != present;
@@ -26,9 +33,10 @@ pub(super) async fn run(node: Arc<Inner>) {
                     changed
                 });
             }
-            Err(error) => node
-                .raft
-                .halt(format!("the state's own figures cannot be read: {error}")),
+            Err(error) => {
+                let fault = Fault::of_reading("the state's own figures", &error);
+                fault.halt(&node.raft).await;
+            }
         }
         tokio::time::sleep(PAUSE).await;
         tokio::select! {

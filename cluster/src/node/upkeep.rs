@@ -3,12 +3,17 @@
 //! a learner that caught up take its predecessor's place.
 
 use super::{Inner, Leadership, Rejoin, joins};
-use crate::{apply::AUDIT_LIMIT_BYTES_MIN, command::Operation, state::Meta};
+use crate::{
+    agreement::{Fault, looking_twice},
+    apply::AUDIT_LIMIT_BYTES_MIN,
+    command::Operation,
+    state::Meta,
+};
 use conclave_raft::{
     identity::RaftId,
     node::{MembershipChange, MembershipError, RaftStatus},
 };
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 /// How often it is looked whether there is anything to do.
@@ -46,7 +51,15 @@ pub(super) async fn run(node: Arc<Inner>) {
 
 impl Inner {
     async fn keep_up(&self, seen: &Leadership, status: &RaftStatus) {
-        for operation in self.due(seen, status) {
+        let due = match looking_twice(|| self.due(seen, status)) {
+            Ok(due) => due,
+            Err(error) => {
+                return Fault::of_reading("the window of outcomes", &error)
+                    .halt(&self.raft)
+                    .await;
+            }
+        };
+        for operation in due {
             let deadline = Instant::now() + WORK_TIMEOUT;
             if let Err(error) = self.proposer.propose(&joins::upkeep(operation), deadline).await {
                 tracing::debug!(%error, "a command of the cluster's upkeep was not applied; trying again");
@@ -57,7 +70,7 @@ impl Inner {
         }
     }
 
-    fn due(&self, seen: &Leadership, status: &RaftStatus) -> Vec<Operation> {
+    fn due(&self, seen: &Leadership, status: &RaftStatus) -> io::Result<Vec<Operation>> {
         let view = self.store.view();
         let meta = view.meta();
         let mut due = Vec::new();
@@ -75,14 +88,10 @@ impl Inner {
             meta.rules_version,
         ));
         let now_ms = self.clock.stamp(seen.term).map_or(0, |stamp| stamp.time_ms);
-        match view.upkeep_due_ms() {
-            Ok(due_ms) if due_ms.is_some_and(|due_ms| now_ms > due_ms) => due.push(Operation::Tick),
-            Ok(_) => {}
-            Err(error) => self
-                .raft
-                .halt(format!("the window of outcomes cannot be read: {error}")),
+        if view.upkeep_due_ms()?.is_some_and(|due_ms| now_ms > due_ms) {
+            due.push(Operation::Tick);
         }
-        due
+        Ok(due)
     }
 
     async fn let_successors_take_over(&self, status: &RaftStatus) {

@@ -12,7 +12,7 @@ use super::{
     transaction::{RUNNING_DIGEST_KEY, Transaction},
     view::{StateView, stored_meta},
 };
-use crate::{apply, node::Change};
+use crate::{agreement::looking_twice, apply, node::Change};
 use bytes::Bytes;
 use conclave_raft::state_machine::{AppliedState, Checkpoint, CommittedEntry, LogPosition, StateMachine};
 use std::{
@@ -139,7 +139,7 @@ impl StateMachine for Store {
     }
 
     fn apply(&self, entries: Vec<CommittedEntry>) -> io::Result<Vec<Bytes>> {
-        self.apply_in(&entries, apply::Order::AsProposed)
+        looking_twice(|| self.apply_in(&entries, apply::Order::AsProposed))
     }
 
     fn flush(&self) -> io::Result<Option<LogPosition>> {

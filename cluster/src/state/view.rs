@@ -181,6 +181,20 @@ impl StateView {
         Ok(digest.map(Digest::to_bytes))
     }
 
+    /// Rescans every stored pair as fast as the disk, and compares. Blocks for as long as that takes.
+    ///
+    /// # Errors
+    /// The stored state is not what was written, or cannot be read.
+    pub(crate) fn check_digest(&self) -> io::Result<()> {
+        match self.scan_digest(None, || true)? {
+            Some(digest) if digest.scanned == digest.running => Ok(()),
+            _ => Err(self.damage(
+                Table::Digest,
+                "the stored pairs do not give the digest that was kept",
+            )),
+        }
+    }
+
     /// Rescans every stored pair, at most so many bytes per second (`None`: as fast as the disk).
     /// Blocks for as long as that takes. `go_on` is asked now and then; `None` is returned when it
     /// says no.

@@ -7,6 +7,7 @@ use crate::{
 use conclave_cluster::{
     command::{Entry, Proposal, Stamp},
     model::ProposalId,
+    node::Cluster,
     state::Store,
 };
 use conclave_raft::{
@@ -15,7 +16,10 @@ use conclave_raft::{
     state_machine::{CommittedEntry, CommittedPayload, LogPosition, StateMachine},
 };
 use futures::future::join_all;
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_that_agree_verify() {
@@ -43,10 +47,8 @@ async fn one_changed_stored_byte_in_a_cold_row_is_found_and_halts_the_node() {
     cluster.run(damaged).await;
     cluster.stop(damaged).await;
     let state = cluster.options[damaged].data_dir.join("state");
-    assert!(
-        flip_a_byte(&state, &[0xA7; 64]),
-        "the marked bytes lie in no table file"
-    );
+    let (file, at) = find_in_a_table(&state, &[0xA7; 64]).expect("the marked bytes lie in a table file");
+    flip_a_bit(&file, at);
     cluster.run(damaged).await;
     let asked = (0..3).find(|&number| number != damaged).unwrap();
     let damaged_id = cluster
@@ -66,6 +68,23 @@ async fn one_changed_stored_byte_in_a_cold_row_is_found_and_halts_the_node() {
     cluster
         .status(damaged, |status| status.raft.halted.is_some())
         .await;
+    // Its supervisor starts it again.
+    cluster.kill(damaged).await;
+    let refusal = cluster.refusal(damaged).await;
+    assert!(refusal.contains("conclave server --rescan"), "{refusal}");
+    let data_dir = cluster.options[damaged].data_dir.clone();
+    let found = Cluster::rescan(data_dir.clone()).await.unwrap_err().to_string();
+    assert!(found.contains(".sst"), "the file is not named: {found}");
+    // The row is whole again, as after a reading that went wrong.
+    flip_a_bit(&file, at);
+    let refusal = cluster.refusal(damaged).await;
+    assert!(refusal.contains("conclave server --rescan"), "{refusal}");
+    Cluster::rescan(data_dir).await.unwrap();
+    cluster.run(damaged).await;
+    let status = cluster
+        .status(damaged, |status| status.raft.leader.is_some())
+        .await;
+    assert_eq!(status.raft.raft_id, Some(damaged_id));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -135,6 +154,12 @@ async fn halts_when_its_state_differs(leading: bool) {
     let refusal = cluster.refusal(odd).await;
     assert!(refusal.contains("differs"), "{refusal}");
     assert!(refusal.contains("conclave cluster replace"), "{refusal}");
+    // A look at its own data shows nothing, and does not bring it back.
+    Cluster::rescan(cluster.options[odd].data_dir.clone())
+        .await
+        .unwrap();
+    let refusal = cluster.refusal(odd).await;
+    assert!(refusal.contains("differs"), "{refusal}");
 }
 
 fn apply_what_nobody_proposed(state: &Path) {
@@ -168,22 +193,27 @@ fn apply_what_nobody_proposed(state: &Path) {
     store.flush().unwrap();
 }
 
-/// Flips one byte in the middle of the first run of `marker` in a table file below `directory`.
-fn flip_a_byte(directory: &Path, marker: &[u8]) -> bool {
+/// Where the middle of the first run of `marker` lies in a table file below `directory`.
+fn find_in_a_table(directory: &Path, marker: &[u8]) -> Option<(PathBuf, usize)> {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            if flip_a_byte(&path, marker) {
-                return true;
+            let found = find_in_a_table(&path, marker);
+            if found.is_some() {
+                return found;
             }
         } else if path.extension().is_some_and(|ending| ending == "sst") {
-            let mut bytes = fs::read(&path).unwrap();
+            let bytes = fs::read(&path).unwrap();
             if let Some(at) = bytes.windows(marker.len()).position(|window| window == marker) {
-                bytes[at + marker.len() / 2] ^= 1;
-                fs::write(&path, bytes).unwrap();
-                return true;
+                return Some((path, at + marker.len() / 2));
             }
         }
     }
-    false
+    None
+}
+
+fn flip_a_bit(file: &Path, at: usize) {
+    let mut bytes = fs::read(file).unwrap();
+    bytes[at] ^= 1;
+    fs::write(file, bytes).unwrap();
 }

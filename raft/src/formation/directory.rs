@@ -5,7 +5,7 @@ use crate::{
     storage::{
         engine::LogDisk,
         fatal::OnFatal,
-        identity_store::{Formation, Identity, IdentityStore},
+        identity_store::{Evidence, Formation, Identity, IdentityStore},
         record,
         snapshot_store::replace_file,
     },
@@ -64,8 +64,8 @@ pub fn set_aside_if_reverted(data_dir: &Path, disk: &dyn LogDisk) -> io::Result<
     let identity = IdentityStore::new(disk.open()?, OnFatal::exit()).load()?;
     let (was, reason) = match identity {
         Identity::Reverted { was, reason } => (was, reason),
-        Identity::Disproved { was, reason } => {
-            let refused = disproved(&was, &reason);
+        Identity::Disproved { was, reason, by } => {
+            let refused = disproved(&was, &reason, by);
             return Err(io::Error::new(
                 refused.kind(),
                 format!("{}: {refused}", data_dir.display()),
@@ -95,16 +95,36 @@ pub fn set_aside_if_reverted(data_dir: &Path, disk: &dyn LogDisk) -> io::Result<
     Ok(Some(aside))
 }
 
+/// Takes the mark off a directory whose node had found its own state to be damaged. To be called only
+/// when a look at all of it found it to be what was written; any other directory stays as it is.
+/// Returns whether there was such a mark.
+///
+/// # Errors
+/// The directory's, naming the path.
+pub fn acquit(disk: &dyn LogDisk) -> io::Result<bool> {
+    if !disk.exists() {
+        return Ok(false);
+    }
+    IdentityStore::new(disk.open()?, OnFatal::exit()).acquit()
+}
+
 /// Why a node does not start on a directory whose state was disproved, and what to do.
-pub(crate) fn disproved(was: &Formation, reason: &str) -> io::Error {
+pub(crate) fn disproved(was: &Formation, reason: &str, by: Evidence) -> io::Error {
     let raft_id = was.raft_id;
+    let or = match by {
+        Evidence::Majority => "",
+        Evidence::OwnLook => {
+            ". Where the cause is gone, `conclave server --rescan` looks through the data first, and starts on it if \
+             all of it is as it was written"
+        }
+    };
     io::Error::new(
         io::ErrorKind::InvalidData,
         format!(
             "the node halted on this data, and neither serves nor votes with it any more: {reason}. Look for the cause \
              (memory, disk, this program) while a majority of the others runs; then empty the data directory and start \
              the node: it joins again as a new incarnation and takes the place of {raft_id}, by itself, or where \
-             `rejoin` is \"manual\" by `conclave cluster replace {raft_id}`"
+             `rejoin` is \"manual\" by `conclave cluster replace {raft_id}`{or}"
         ),
     )
 }

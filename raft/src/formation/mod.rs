@@ -15,7 +15,7 @@ mod joining;
 pub mod messages;
 
 pub(crate) use bootstrap::{collect_acceptances, consider, records};
-pub use directory::set_aside_if_reverted;
+pub use directory::{acquit, set_aside_if_reverted};
 pub(crate) use directory::{disproved, set_aside_from};
 pub(crate) use joining::find_cluster;
 
@@ -37,7 +37,7 @@ const STEP_DEADLINE: Duration = Duration::from_secs(5);
 /// Between two rounds while nothing can be done.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Asks one configured node.
+/// Asks one configured node, whichever incarnation of it is there.
 async fn ask(
     transport: &Arc<Transport>,
     (name, address): &(String, String),
@@ -49,7 +49,17 @@ async fn ask(
         address: address.clone(),
         raft_id: None,
     };
-    let link = transport.link(&target, Lane::Control);
+    ask_node(transport, &target, request, deadline).await
+}
+
+/// Asks one node.
+pub(crate) async fn ask_node(
+    transport: &Arc<Transport>,
+    target: &Target,
+    request: FormationRequest,
+    deadline: Duration,
+) -> Result<FormationAnswer, String> {
+    let link = transport.link(target, Lane::Control);
     match link
         .ask(
             Question::Formation(request),

@@ -68,6 +68,8 @@ pub(crate) struct Core {
     raft: watch::Sender<Option<Raft>>,
     /// Set when the node is asked to stop.
     stopping: AtomicBool,
+    /// Set once the directory must take part no more.
+    withdrawn: AtomicBool,
     /// What holds the disk open; given up when the node stops.
     opened: Mutex<Option<Opened>>,
     peer_space: PeerSpace,
@@ -106,6 +108,7 @@ impl Core {
             identity: watch::Sender::new(identity),
             raft: watch::Sender::default(),
             stopping: AtomicBool::new(false),
+            withdrawn: AtomicBool::new(false),
             opened: Mutex::new(Some(opened)),
             peer_space: PeerSpace::new(),
         })
@@ -140,9 +143,33 @@ impl Core {
         self.raft.borrow().clone()
     }
 
-    /// Publishes openraft.
-    pub fn set_running(&self, raft: Raft) {
-        self.raft.send_replace(Some(raft));
+    /// Publishes openraft, for as long as the node takes part.
+    ///
+    /// # Errors
+    /// It halted or withdrew meanwhile; openraft is to be stopped.
+    pub fn set_running(&self, raft: &Raft) -> io::Result<()> {
+        self.raft.send_replace(Some(raft.clone()));
+        // Looked at only now: whoever halts the node looks for openraft after it has said so.
+        let halted = self.status.borrow().halted.is_some();
+        if halted || self.is_withdrawn() {
+            return Err(io::Error::other("it takes part no more"));
+        }
+        Ok(())
+    }
+
+    /// Takes part no more, at once: no vote, append or snapshot is answered, and openraft stops. The
+    /// caller marks the directory, which takes a while, and halts. False: another does so already.
+    pub fn withdraw(&self) -> bool {
+        if self.withdrawn.swap(true, Ordering::SeqCst) {
+            return false;
+        }
+        self.end_raft();
+        true
+    }
+
+    /// Whether the directory must take part no more; whoever found it halts the node.
+    pub fn is_withdrawn(&self) -> bool {
+        self.withdrawn.load(Ordering::SeqCst)
     }
 
     /// The store and the service.
@@ -186,25 +213,8 @@ impl Core {
         });
         if first {
             tracing::error!(%reason, "this node has halted");
-            if let Some(raft) = self.running() {
-                Runtime::spawn(async move { raft.shutdown().await });
-            }
+            self.end_raft();
         }
-    }
-
-    /// Marks the directory, so that no later start takes part with what it holds, and halts.
-    pub async fn halt_for_good(&self, reason: String) {
-        {
-            let _one_step_at_a_time = self.forming.lock().await;
-            if let Identity::Accepted(was) | Identity::Member(was) = self.identity() {
-                let reason = reason.clone();
-                let marked = Identity::Disproved { was, reason };
-                if let Err(error) = self.become_identity(marked).await {
-                    tracing::error!(%error, "the disproved data could not be marked");
-                }
-            }
-        }
-        self.halt(reason);
     }
 
     /// What is known of a member: by the membership, or before one is known by the formation.
@@ -256,6 +266,12 @@ impl Core {
                 space::refused();
                 false
             }
+        }
+    }
+
+    fn end_raft(&self) {
+        if let Some(raft) = self.running() {
+            Runtime::spawn(async move { raft.shutdown().await });
         }
     }
 
@@ -345,8 +361,10 @@ impl Host for Core {
     }
 
     fn raft(&self) -> Option<Arc<dyn Endpoint>> {
-        let raft = self.running()?;
-        Some(Arc::new(raft))
+        if self.is_withdrawn() {
+            return None;
+        }
+        Some(Arc::new(self.running()?))
     }
 
     fn service(&self) -> io::Result<Arc<dyn PeerService>> {
@@ -356,6 +374,10 @@ impl Host for Core {
     fn form(self: Arc<Self>, from: Peer, request: FormationRequest) -> BoxFuture<'static, FormationAnswer> {
         Box::pin(async move {
             match request {
+                // Whoever counts on this node must not.
+                FormationRequest::Inquire if self.is_withdrawn() || self.status.borrow().halted.is_some() => {
+                    FormationAnswer::Refused("this node is about to halt".into())
+                }
                 FormationRequest::Inquire => FormationAnswer::Standing(self.standing()),
                 FormationRequest::Propose(proposal) => {
                     match formation::consider(&self, &from, proposal).await {
@@ -393,6 +415,10 @@ impl Host for Core {
              at the next start, and the node joins again as a new incarnation",
             by.name
         );
+        // Nobody gets a vote of this disk any more, however long it takes to mark it.
+        if self.incarnation().is_none() || !self.withdraw() {
+            return Ok(());
+        }
         Runtime::spawn(async move {
             let _one_step_at_a_time = self.forming.lock().await;
             if let Identity::Accepted(was) | Identity::Member(was) = self.identity() {
@@ -404,8 +430,8 @@ impl Host for Core {
                     Ok(()) => self.status.send_modify(|status| status.reverted = true),
                     Err(error) => tracing::error!(%error, "the reverted disk could not be marked"),
                 }
-                self.halt(reason);
             }
+            self.halt(reason);
         });
         Ok(())
     }
@@ -492,7 +518,48 @@ impl Host for Core {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::lone, *};
+    use crate::{node::lone::LoneNode, state_machine::LogPosition};
+
+    #[tokio::test]
+    async fn a_disk_that_is_called_reverted_takes_part_in_nothing_from_that_moment_on() {
+        let node = LoneNode::start().await;
+        let core = &node.core;
+        let mut status = core.status.subscribe();
+        let leads = status.wait_for(|status| status.role == Role::Leader);
+        leads.await.expect("it leads");
+        let newer = LogPosition {
+            term: 1,
+            index: 1_000,
+        };
+        let acknowledged = Acknowledged {
+            committed: Some(newer),
+            log: Some((newer, 1)),
+            term: 1,
+        };
+        let believed = Arc::clone(core).reverted(&lone::peer(), acknowledged);
+        believed.expect("a configured node is believed");
+        // Nothing else had its turn yet: nothing is marked.
+        assert!(matches!(node.stored_identity(), Identity::Member(_)));
+        assert!(core.raft().is_none(), "it votes until it is marked");
+        let halted = status.wait_for(|status| status.halted.is_some());
+        let halted = halted.await.expect("it halts").clone();
+        assert!(halted.reverted, "{halted:?}");
+        assert!(matches!(node.stored_identity(), Identity::Reverted { .. }));
+    }
+
+    #[tokio::test]
+    async fn raft_does_not_start_on_a_node_that_halted_meanwhile() {
+        let node = LoneNode::start().await;
+        assert!(node.core.running().is_none(), "nothing had its turn yet");
+        node.core.halt("of something else".into());
+        let mut raft = node.core.raft.subscribe();
+        let raft = raft.wait_for(Option::is_some).await.expect("it is published");
+        let raft = raft.clone().expect("it was waited for");
+        while raft.is_initialized().await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
 
     #[test]
     fn an_id_that_is_no_members_and_not_new_was_removed() {

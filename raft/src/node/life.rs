@@ -193,7 +193,7 @@ async fn check(identity: &Identity, applied: Option<LogPosition>, mut log: LogSt
                 "this data directory is reverted and was not set aside: {reason}"
             ));
         }
-        Identity::Disproved { was, reason } => return Err(formation::disproved(was, reason)),
+        Identity::Disproved { was, reason, by } => return Err(formation::disproved(was, reason, *by)),
         Identity::Empty if applied.is_some() || log.last_log_id.is_some() => {
             return refuse(
                 "the data directory has no identity, but a state or a log: a part of it was lost or \
@@ -226,7 +226,9 @@ async fn take_up_installed(applied: Option<LogPosition>, mut log: LogStore) -> i
 
 /// From an empty directory to a running Raft.
 async fn live(core: Arc<Core>, transport: Arc<Transport>) {
-    if let Err(error) = form_and_run(&core, &transport).await {
+    if let Err(error) = form_and_run(&core, &transport).await
+        && !core.is_withdrawn()
+    {
         core.halt(format!("the node cannot take part: {error}"));
     }
 }
@@ -293,7 +295,11 @@ async fn run(core: &Arc<Core>, transport: &Arc<Transport>, formation: &Formation
         .map_err(io::Error::other)?;
     raft.runtime_config()
         .elect(core.may_lead.load(std::sync::atomic::Ordering::Relaxed));
-    core.set_running(raft.clone());
+    if let Err(error) = core.set_running(&raft) {
+        // How it ends is no news any more.
+        let _ = raft.shutdown().await;
+        return Err(error);
+    }
     Ok(raft)
 }
 

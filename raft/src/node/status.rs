@@ -1,9 +1,9 @@
 //! What is published of a node, built from openraft's metrics.
 
-use super::{Member, RaftStatus, Role, core::Core};
+use super::{Member, RaftStatus, Role, core::Core, disproof};
 use crate::{
     identity::RaftId,
-    storage::space::SpaceLevel,
+    storage::{identity_store::Evidence, space::SpaceLevel},
     transport::{Transport, host::Host},
     types::{Metrics, Raft},
 };
@@ -62,7 +62,7 @@ pub(super) async fn follow(core: Arc<Core>, transport: Arc<Transport>, raft: Raf
             });
         }
         if let Some(reason) = ended {
-            return core.halt(reason);
+            return halt(&core, &transport, reason);
         }
         let more = tokio::select! {
             biased;
@@ -75,8 +75,24 @@ pub(super) async fn follow(core: Arc<Core>, transport: Arc<Transport>, raft: Raf
             more = metrics.changed() => more.is_ok(),
         };
         if !more {
-            return core.halt("Raft ended without a word: it panicked".into());
+            return halt(&core, &transport, "Raft ended without a word: it panicked".into());
         }
+    }
+}
+
+/// Raft has ended. Where the node withdrew, it is halted once its directory is marked.
+fn halt(core: &Arc<Core>, transport: &Arc<Transport>, reason: String) {
+    if core.is_withdrawn() {
+        return;
+    }
+    match core.opened().ok().and_then(|opened| opened.machine.damage()) {
+        Some(damage) => drop(disproof::halt_for_good(
+            core,
+            transport,
+            damage,
+            Evidence::OwnLook,
+        )),
+        None => core.halt(reason),
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Invariant: an identity only ever moves forward (empty, accepted, member, reverted, disproved), never to
 //! another cluster or another Raft id, and each step is on the disk before the call returns. A
-//! directory that is no longer empty never forms another cluster (design, section 4).
+//! directory that is no longer empty never forms another cluster (design, section 4). The one way back
+//! is an operator's: a disproved state that turns out to be whole is a member's again.
 
 use super::{
     engine::{Batch, Durability, LogEngine},
@@ -38,7 +39,18 @@ pub enum Identity {
         was: Formation,
         /// What showed it.
         reason: String,
+        /// To whom.
+        by: Evidence,
     },
+}
+
+/// Who saw that a state is not what it must be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Evidence {
+    /// A majority of the nodes has another state.
+    Majority,
+    /// The node itself, by looking at what is stored. Nobody else can confirm it.
+    OwnLook,
 }
 
 /// A cluster as a data directory knows it, and its own part in it.
@@ -68,8 +80,15 @@ pub struct Formation {
 enum IdentityRecord {
     Accepted(Formation),
     Member(Formation),
-    Reverted { was: Formation, reason: String },
-    Disproved { was: Formation, reason: String },
+    Reverted {
+        was: Formation,
+        reason: String,
+    },
+    Disproved {
+        was: Formation,
+        reason: String,
+        by: Evidence,
+    },
 }
 
 /// Keeps the [`Identity`] in the `log` database.
@@ -100,7 +119,7 @@ impl IdentityStore {
                 IdentityRecord::Accepted(formation) => Identity::Accepted(formation),
                 IdentityRecord::Member(formation) => Identity::Member(formation),
                 IdentityRecord::Reverted { was, reason } => Identity::Reverted { was, reason },
-                IdentityRecord::Disproved { was, reason } => Identity::Disproved { was, reason },
+                IdentityRecord::Disproved { was, reason, by } => Identity::Disproved { was, reason, by },
             },
         )
     }
@@ -148,10 +167,32 @@ impl IdentityStore {
             Identity::Accepted(formation) => IdentityRecord::Accepted(formation),
             Identity::Member(formation) => IdentityRecord::Member(formation),
             Identity::Reverted { was, reason } => IdentityRecord::Reverted { was, reason },
-            Identity::Disproved { was, reason } => IdentityRecord::Disproved { was, reason },
+            Identity::Disproved { was, reason, by } => IdentityRecord::Disproved { was, reason, by },
         };
+        self.write(&stored)
+    }
+
+    /// Takes back what this node alone had seen of its state, once that was found to be whole. Blocks
+    /// until it is synced. False: there is nothing of that kind to take back.
+    ///
+    /// # Errors
+    /// A damaged record. A failed sync is fatal.
+    pub fn acquit(&self) -> io::Result<bool> {
+        let Identity::Disproved {
+            was,
+            by: Evidence::OwnLook,
+            ..
+        } = self.load()?
+        else {
+            return Ok(false);
+        };
+        self.write(&IdentityRecord::Member(was))?;
+        Ok(true)
+    }
+
+    fn write(&self, stored: &IdentityRecord) -> io::Result<()> {
         let mut batch = Batch::default();
-        batch.put(Self::KEY, record::seal(&stored));
+        batch.put(Self::KEY, record::seal(stored));
         self.engine.write(batch, Durability::Synced).inspect_err(|error| {
             self.on_fatal
                 .call(&format!("the identity could not be synced: {error}"));
@@ -265,11 +306,14 @@ mod tests {
             reason: "r".into(),
         };
         assert_eq!(stored(reverted), [&record(2)[..], &[1, b'r']].concat());
-        let disproved = Identity::Disproved {
-            was: formation(),
-            reason: "r".into(),
-        };
-        assert_eq!(stored(disproved), [&record(3)[..], &[1, b'r']].concat());
+        for (by, tag) in [(Evidence::Majority, 0), (Evidence::OwnLook, 1)] {
+            let disproved = Identity::Disproved {
+                was: formation(),
+                reason: "r".into(),
+                by,
+            };
+            assert_eq!(stored(disproved), [&record(3)[..], &[1, b'r', tag]].concat());
+        }
     }
 
     #[test]
@@ -302,6 +346,25 @@ mod tests {
         };
         store.save(&reverted).unwrap();
         assert_eq!(store.load().unwrap(), reverted);
+    }
+
+    #[test]
+    fn only_what_nobody_else_saw_is_taken_back() {
+        for (by, taken_back) in [(Evidence::Majority, false), (Evidence::OwnLook, true)] {
+            let engine = SimulatedEngine::default();
+            let disproved = Identity::Disproved {
+                was: formation(),
+                reason: "r".into(),
+                by,
+            };
+            store(&engine).save(&disproved).unwrap();
+            assert_eq!(store(&engine).acquit().unwrap(), taken_back);
+            let left = store(&engine.crash()).load().unwrap();
+            let member = Identity::Member(formation());
+            assert_eq!(left, if taken_back { member } else { disproved });
+        }
+        let empty = SimulatedEngine::default();
+        assert!(!store(&empty).acquit().unwrap());
     }
 
     #[test]

@@ -29,7 +29,7 @@ use std::{
     io,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
@@ -57,7 +57,9 @@ impl StateMachineAdapter {
 
     async fn checkpoint(&self) -> io::Result<Checkpoint> {
         let path = self.snapshots.checkpoint_path();
-        self.thread.run(move |machine| machine.checkpoint(path)).await
+        self.thread
+            .run_on_state(move |machine| machine.checkpoint(path))
+            .await
     }
 }
 
@@ -97,7 +99,10 @@ impl RaftStateMachine<LogTypes> for StateMachineAdapter {
             if batch.is_empty() {
                 break;
             }
-            let responses = self.thread.run(move |machine| apply(machine, batch)).await?;
+            let responses = self
+                .thread
+                .run_on_state(move |machine| apply(machine, batch))
+                .await?;
             for (responder, response) in responders.into_iter().zip(responses) {
                 if let Some(responder) = responder {
                     responder.send(Response(response));
@@ -234,6 +239,8 @@ pub struct StateMachineThread {
     on_fatal: OnFatal,
     /// A flush has failed: what is on the disk is unknown, and nothing more is asked of it.
     failed: Arc<AtomicBool>,
+    /// What of the state was found not to be what was written.
+    damage: Arc<OnceLock<String>>,
 }
 
 type Call = Box<dyn FnOnce(&dyn StateMachine) + Send>;
@@ -268,6 +275,7 @@ impl StateMachineThread {
             machine,
             on_fatal,
             failed: Arc::default(),
+            damage: Arc::default(),
         })
     }
 
@@ -283,6 +291,12 @@ impl StateMachineThread {
             Ok(())
         })
         .await
+    }
+
+    /// What of the state was found not to be what was written, by applying to it or copying it. That
+    /// ends openraft, which does not tell it from other errors.
+    pub fn damage(&self) -> Option<String> {
+        self.damage.get().cloned()
     }
 
     /// Makes everything applied so far durable, and returns the position that is now on the disk.
@@ -317,6 +331,19 @@ impl StateMachineThread {
             )));
         }
         Ok(())
+    }
+
+    /// As [`Self::run`], for what reads the state.
+    async fn run_on_state<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&dyn StateMachine) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        self.run(call).await.inspect_err(|error| {
+            if error.kind() == io::ErrorKind::InvalidData {
+                // The first finding stays.
+                let _ = self.damage.set(error.to_string());
+            }
+        })
     }
 
     async fn run<T: Send + 'static>(

@@ -4,7 +4,7 @@
 use crate::support::{TestCluster, copy_directory, soon};
 use conclave_raft::{
     identity::{ClusterId, RaftId},
-    node::{MembershipChange, Role},
+    node::{Evidence, MembershipChange, Role},
     state_machine::StateMachine,
     storage::{
         fatal::OnFatal,
@@ -216,7 +216,7 @@ async fn a_node_whose_state_was_disproved_does_not_start_on_it_again() {
     cluster
         .node(&victim)
         .raft
-        .halt_for_good("it differs".into())
+        .halt_for_good("it differs".into(), Evidence::OwnLook)
         .await;
     assert_eq!(cluster.status(&victim).halted.as_deref(), Some("it differs"));
     cluster.kill(&victim).await;
@@ -227,6 +227,7 @@ async fn a_node_whose_state_was_disproved_does_not_start_on_it_again() {
             refused.contains(&format!("conclave cluster replace {old_id}")),
             "{refused}"
         );
+        assert!(refused.contains("--rescan"), "{refused}");
     }
     // Nothing was moved: whoever looks for the cause finds it.
     assert!(cluster.data_dir(&victim).join("log").is_dir());
