@@ -1,13 +1,14 @@
 //! Damaged files. Damage that would take acknowledged writes away is refused or detected, with the
 //! file's name; one changed byte in a row that nobody reads is found by `conclave cluster verify`.
 
-use crate::support::{PATIENCE, TestCluster, eventually, load::Load, turn};
+use crate::support::{PATIENCE, PROGRAM, TestCluster, eventually, load::Load, turn};
 use conclave_fault_layer::{copy_directory, files_below};
 use rocksdb::{DB, IteratorMode, Options};
 use std::{
     fs::{self, OpenOptions},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 /// A snapshot is taken after so many bytes of log, so that there are table files and snapshots.
@@ -187,6 +188,17 @@ async fn one_changed_byte_in_a_cold_row_is_found_by_verify() {
     );
     let said = log_of(&cluster, node).split_off(before);
     assert!(said.contains("conclave cluster replace"), "{said}");
+    // Nor does a look at all of its data bring it back.
+    let rescan = Command::new(PROGRAM)
+        .args(["server", "--rescan", "--config"])
+        .arg(&cluster.node(node).config)
+        .output()
+        .expect("the command runs");
+    let said = String::from_utf8_lossy(&rescan.stderr);
+    assert!(
+        !rescan.status.success() && said.contains("do not give the digest"),
+        "{said}"
+    );
     fs::remove_dir_all(&cluster.node(node).data_dir).expect("the damaged disk is taken out");
     cluster.restart(node).await;
     cluster.assert_digests_agree().await;
