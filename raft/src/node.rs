@@ -6,7 +6,7 @@ mod disproof;
 mod endpoint;
 mod life;
 #[cfg(test)]
-mod lone;
+pub(crate) mod lone;
 mod membership;
 mod options;
 mod parts;

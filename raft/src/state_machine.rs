@@ -89,8 +89,9 @@ pub trait StateMachine: Send + Sync + 'static {
     ///
     /// # Errors
     /// Of the kind `InvalidData` when it is not the copy of a state that it claims to be; its sender
-    /// is told. Any other error is this node's own.
-    fn verify(&self, checkpoint: &Checkpoint) -> io::Result<()>;
+    /// is told. Any other error is this node's own, also that `go_on`, which is to be asked now and then,
+    /// said no.
+    fn verify(&self, checkpoint: &Checkpoint, go_on: &dyn Fn() -> bool) -> io::Result<()>;
 
     /// Replaces the state by a checkpoint that was verified, atomically: a crash leaves either the
     /// old state or the new one. The checkpoint's files stay as they are (link or copy them): they

@@ -72,7 +72,7 @@ impl Database {
     /// then, and all that came after it: the log replays that.
     pub fn open(directory: &Path) -> io::Result<Self> {
         fs::create_dir_all(directory)?;
-        write_ahead_log::cut_at_first_tear(directory)?;
+        write_ahead_log::cut_at_first_tear(directory, || first_needed_log(directory))?;
         let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
         let families =
             Table::ALL.map(|table| ColumnFamilyDescriptor::new(table.name(), table_options(&cache)));
@@ -301,6 +301,23 @@ fn table_options(cache: &Cache) -> Options {
     options.set_compression_type(DBCompressionType::None);
     options.set_write_buffer_size(WRITE_BUFFER_BYTES);
     options
+}
+
+/// The number of the first write-ahead log that is needed, by the manifest. Changes nothing of the database.
+fn first_needed_log(directory: &Path) -> io::Result<u64> {
+    let mut options = database_options();
+    options.create_if_missing(false);
+    options.create_missing_column_families(false);
+    let number = DB::list_cf(&options, directory)
+        .and_then(|families| DB::open_cf_for_read_only(&options, directory, families, false))
+        .and_then(|rocks| rocks.property_int_value("rocksdb.min-log-number-to-keep"))
+        .map_err(|error| open_error(directory, &error))?;
+    number.ok_or_else(|| {
+        io::Error::other(format!(
+            "state database {}: RocksDB does not tell which write-ahead logs it needs",
+            directory.display()
+        ))
+    })
 }
 
 /// RocksDB names damaged table files, but not a write-ahead log that it cannot replay.

@@ -171,8 +171,8 @@ impl StateMachine for Store {
         })
     }
 
-    fn verify(&self, checkpoint: &Checkpoint) -> io::Result<()> {
-        verify(checkpoint)
+    fn verify(&self, checkpoint: &Checkpoint, go_on: &dyn Fn() -> bool) -> io::Result<()> {
+        verify(checkpoint, go_on)
     }
 
     fn install(&self, checkpoint: Checkpoint) -> io::Result<()> {
@@ -206,7 +206,7 @@ impl Current {
 }
 
 /// Checks that a received checkpoint is whole: every pair counts in the digest that it carries.
-fn verify(checkpoint: &Checkpoint) -> io::Result<()> {
+fn verify(checkpoint: &Checkpoint, go_on: &dyn Fn() -> bool) -> io::Result<()> {
     let refuse = |what: &str| {
         let what = format!("checkpoint {}: {what}", checkpoint.directory.display());
         Err(io::Error::new(io::ErrorKind::InvalidData, what))
@@ -218,9 +218,10 @@ fn verify(checkpoint: &Checkpoint) -> io::Result<()> {
     if view.membership()? != checkpoint.membership {
         return refuse("it holds another membership than it was sent with");
     }
-    match view.scan_digest(None, || true)? {
+    match view.scan_digest(None, go_on)? {
         Some(digest) if digest.scanned == digest.running => Ok(()),
-        _ => refuse("its pairs do not give its digest"),
+        Some(_) => refuse("its pairs do not give its digest"),
+        None => Err(io::Error::other("nobody waits for the scan any more")),
     }
 }
 

@@ -7,7 +7,6 @@ use crate::{
 use conclave_cluster::{
     command::{Entry, Proposal, Stamp},
     model::ProposalId,
-    node::Cluster,
     state::Store,
 };
 use conclave_raft::{
@@ -72,14 +71,13 @@ async fn one_changed_stored_byte_in_a_cold_row_is_found_and_halts_the_node() {
     cluster.kill(damaged).await;
     let refusal = cluster.refusal(damaged).await;
     assert!(refusal.contains("conclave server --rescan"), "{refusal}");
-    let data_dir = cluster.options[damaged].data_dir.clone();
-    let found = Cluster::rescan(data_dir.clone()).await.unwrap_err().to_string();
+    let found = cluster.rescan(damaged).await.unwrap_err();
     assert!(found.contains(".sst"), "the file is not named: {found}");
     // The row is whole again, as after a reading that went wrong.
     flip_a_bit(&file, at);
     let refusal = cluster.refusal(damaged).await;
     assert!(refusal.contains("conclave server --rescan"), "{refusal}");
-    Cluster::rescan(data_dir).await.unwrap();
+    cluster.rescan(damaged).await.unwrap();
     cluster.run(damaged).await;
     let status = cluster
         .status(damaged, |status| status.raft.leader.is_some())
@@ -155,9 +153,7 @@ async fn halts_when_its_state_differs(leading: bool) {
     assert!(refusal.contains("differs"), "{refusal}");
     assert!(refusal.contains("conclave cluster replace"), "{refusal}");
     // A look at its own data shows nothing, and does not bring it back.
-    Cluster::rescan(cluster.options[odd].data_dir.clone())
-        .await
-        .unwrap();
+    cluster.rescan(odd).await.unwrap();
     let refusal = cluster.refusal(odd).await;
     assert!(refusal.contains("differs"), "{refusal}");
 }

@@ -172,6 +172,21 @@ impl TestCluster {
         }
     }
 
+    /// Looks through the data of a node that does not run.
+    pub async fn rescan(&self, number: usize) -> Result<(), String> {
+        let deadline = soon();
+        loop {
+            let data_dir = self.options[number].data_dir.clone();
+            match Cluster::rescan(data_dir).await.map_err(|error| error.to_string()) {
+                // Its files are still held, as above.
+                Err(held) if held.contains("/LOCK") && Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                rescanned => return rescanned,
+            }
+        }
+    }
+
     /// Stops a node as a crash would: it hands nothing over and says no good-bye.
     pub async fn kill(&mut self, number: usize) {
         let node = self.nodes[number].take().expect("the node runs");

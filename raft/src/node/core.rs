@@ -465,8 +465,10 @@ impl Host for Core {
         }
         // A new leader feels its way through what is here already; that takes no space.
         let Ok(opened) = self.opened() else { return false };
-        let last = opened.log.last_log_id();
-        let new = append.entries.iter().filter(|entry| Some(entry.log_id) > last);
+        let new = append
+            .entries
+            .iter()
+            .filter(|entry| !opened.log.holds(entry.log_id));
         let classes = new.map(|entry| space::class_of(&entry.payload, &self.options.classify));
         self.space.admits_append(classes, draining)
     }
@@ -500,6 +502,25 @@ impl Host for Core {
     fn verify_snapshot(&self, meta: SnapshotMeta, data: SnapshotData) -> BoxFuture<'static, io::Result<()>> {
         let opened = self.opened();
         async move { opened?.machine.verify(&meta, &data).await }.boxed()
+    }
+
+    fn verify_own_snapshot(
+        &self,
+        meta: SnapshotMeta,
+        data: SnapshotData,
+    ) -> BoxFuture<'static, io::Result<()>> {
+        let opened = self.opened();
+        async move {
+            let Opened {
+                snapshots, machine, ..
+            } = opened?;
+            let original = data.clone();
+            let copy = off_thread(move || snapshots.copy_to_look_at(&original)).await?;
+            machine.verify(&meta, &copy).await?;
+            data.mark_verified();
+            Ok(())
+        }
+        .boxed()
     }
 
     fn snapshot_disproved(&self) {
@@ -559,6 +580,35 @@ mod tests {
         while raft.is_initialized().await.is_ok() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_takes_only_entries_again_that_it_has() {
+        let node = LoneNode::start().await;
+        let mut applied = node.core.status.subscribe();
+        let applied = applied.wait_for(|status| status.applied_index == Some(1));
+        applied.await.expect("it leads");
+        node.free_bytes
+            .0
+            .store(lone::RESERVES.relieving_bytes, Ordering::SeqCst);
+        node.core.space.measure();
+        let admits = |term, index| {
+            let entry = crate::types::Entry {
+                log_id: crate::types::LogId::new_term_index(term, index),
+                payload: crate::types::Payload::Normal(crate::types::Proposal("a".into())),
+            };
+            let append = AppendEntriesRequest {
+                vote: crate::types::Vote::new_committed(2, 2),
+                prev_log_id: None,
+                entries: vec![entry],
+                leader_commit: None,
+            };
+            node.core.admits(&append, false)
+        };
+        assert!(admits(1, 1), "it has this one");
+        assert!(!admits(1, 2), "a later one");
+        assert!(!admits(0, 2), "a later one of an earlier term");
+        assert!(!admits(0, 1), "another one in its place");
     }
 
     #[test]

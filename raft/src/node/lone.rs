@@ -26,7 +26,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -143,10 +143,23 @@ impl SpaceProbe for Free {
 
 /// Remembers where it is, in memory.
 #[derive(Default)]
-pub(super) struct State {
+pub(crate) struct State {
     applied: Mutex<AppliedState>,
     /// What applying fails with from now on.
     pub fails: Mutex<Option<io::ErrorKind>>,
+    /// How many verifications began, run now, and ran at once at most. None ends by itself.
+    pub verifications: AtomicU32,
+    pub verifying: AtomicU32,
+    pub most_verifying: AtomicU32,
+}
+
+impl State {
+    /// Waits until so many verifications have begun.
+    pub async fn until_verifications(&self, count: u32) {
+        while self.verifications.load(Ordering::SeqCst) < count {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
 }
 
 impl StateMachine for State {
@@ -176,8 +189,15 @@ impl StateMachine for State {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    fn verify(&self, _checkpoint: &Checkpoint) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
+    fn verify(&self, _checkpoint: &Checkpoint, go_on: &dyn Fn() -> bool) -> io::Result<()> {
+        let verifying = self.verifying.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most_verifying.fetch_max(verifying, Ordering::SeqCst);
+        self.verifications.fetch_add(1, Ordering::SeqCst);
+        while go_on() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.verifying.fetch_sub(1, Ordering::SeqCst);
+        Err(io::ErrorKind::Interrupted.into())
     }
 
     fn install(&self, _checkpoint: Checkpoint) -> io::Result<()> {

@@ -140,6 +140,18 @@ impl LogStore {
         self.shared.lock().last
     }
 
+    /// Whether the log has this very entry. Does not read the disk: of an old one that is not in memory
+    /// any more it tells by the last entry whether it can be there.
+    pub fn holds(&self, log_id: LogId) -> bool {
+        let memory = self.shared.lock();
+        match memory.tail_range(log_id.index..log_id.index + 1).next() {
+            Some(entry) => entry.log_id == log_id,
+            None => memory
+                .last
+                .is_some_and(|last| log_id <= last && log_id.index <= last.index),
+        }
+    }
+
     /// How large the entries are together, from the last purged one on, in bytes.
     pub fn log_bytes(&self) -> u64 {
         self.shared.lock().sizes_bytes

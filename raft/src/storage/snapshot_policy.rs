@@ -13,6 +13,10 @@ use openraft::async_runtime::WatchReceiver;
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior};
 
+/// The least time between two snapshots that replace damaged ones: a disk that spoils one spoils the
+/// next as well.
+const REPLACE_EVERY: Duration = Duration::from_secs(30);
+
 /// The limits of the policy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SnapshotPolicyOptions {
@@ -55,6 +59,7 @@ pub async fn run(
     let mut last_change = Instant::now();
     let mut asked_for = None;
     let mut reclaimed = None;
+    let mut replaced: Option<Instant> = None;
     loop {
         ticks.tick().await;
         let observed = {
@@ -89,6 +94,11 @@ pub async fn run(
             && asked_for != Some((observed.snapshot, observed.applied))
         {
             asked_for = Some((observed.snapshot, observed.applied));
+            raft.trigger().snapshot().await
+        } else if snapshots.is_current_damaged()
+            && replaced.is_none_or(|replaced| replaced.elapsed() >= REPLACE_EVERY)
+        {
+            replaced = Some(Instant::now());
             raft.trigger().snapshot().await
         } else {
             Ok(())

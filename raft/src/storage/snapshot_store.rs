@@ -144,7 +144,7 @@ impl SnapshotStore {
         })
     }
 
-    /// The current snapshot, unless it is known to be damaged.
+    /// The current snapshot, also while it is known to be damaged and not replaced yet.
     ///
     /// # Errors
     /// Its membership cannot be decoded.
@@ -153,9 +153,6 @@ impl SnapshotStore {
         let Some((record, directory)) = &kept.current else {
             return Ok(None);
         };
-        if directory.damaged.load(Ordering::Relaxed) {
-            return Ok(None);
-        }
         let data = SnapshotData {
             directory: directory.clone(),
             files: Arc::new(record.files.clone()),
@@ -163,8 +160,8 @@ impl SnapshotStore {
         Ok(Some((meta(record.position, record.membership.as_ref())?, data)))
     }
 
-    /// Whether there was a current snapshot that turned out to be damaged.
-    pub(super) fn was_damaged(&self) -> bool {
+    /// Whether the current snapshot turned out to be damaged: another is to be taken.
+    pub(super) fn is_current_damaged(&self) -> bool {
         self.lock()
             .current
             .as_ref()
@@ -189,14 +186,16 @@ impl SnapshotStore {
     pub(super) fn copy_in(&self, received: &SnapshotData) -> io::Result<PathBuf> {
         let path = self.checkpoint_path();
         fs::create_dir(&path)?;
-        for entry in fs::read_dir(&received.directory.path)? {
-            let entry = entry?;
-            let to = path.join(entry.file_name());
-            if fs::hard_link(entry.path(), &to).is_err() {
-                fs::copy(entry.path(), &to)?;
-            }
-        }
+        link_files(received.directory(), &path)?;
         Ok(path)
+    }
+
+    /// A copy of a snapshot to look at, for looking leaves files. It is deleted with the last handle.
+    /// Blocks on the disk.
+    pub(crate) fn copy_to_look_at(&self, snapshot: &SnapshotData) -> io::Result<SnapshotData> {
+        let copy = self.incoming()?;
+        link_files(snapshot.directory(), copy.directory())?;
+        Ok(copy)
     }
 
     /// Syncs a complete checkpoint in a directory of this store, makes it the current snapshot and
@@ -266,18 +265,23 @@ impl SnapshotData {
         self.directory.damaged.store(true, Ordering::Relaxed);
     }
 
-    /// Whoever received it found that it is not the copy of a state that it claims to be, although
-    /// its files are what was recorded: as above.
+    /// A look at it found that it is not the copy of a state that it claims to be, although its files
+    /// are what was recorded: as above.
     pub fn report_disproved(&self) {
         self.directory.damaged.store(true, Ordering::Relaxed);
     }
 
-    /// Whether a received snapshot was found to be what it claims to be.
-    pub(super) fn is_verified(&self) -> bool {
+    /// Whether it must not be sent.
+    pub fn is_damaged(&self) -> bool {
+        self.directory.damaged.load(Ordering::Relaxed)
+    }
+
+    /// Whether it was found to be what it claims to be.
+    pub(crate) fn is_verified(&self) -> bool {
         self.directory.verified.load(Ordering::Acquire)
     }
 
-    pub(super) fn mark_verified(&self) {
+    pub(crate) fn mark_verified(&self) {
         self.directory.verified.store(true, Ordering::Release);
     }
 }
@@ -302,6 +306,17 @@ impl Drop for SnapshotDirectory {
             tracing::warn!(directory = %self.path.display(), %error, "could not delete an old snapshot");
         }
     }
+}
+
+fn link_files(from: &Path, to: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if fs::hard_link(entry.path(), &to).is_err() {
+            fs::copy(entry.path(), &to)?;
+        }
+    }
+    Ok(())
 }
 
 fn meta(position: LogPosition, membership: Option<&(LogPosition, Bytes)>) -> io::Result<SnapshotMeta> {

@@ -140,14 +140,11 @@ impl RaftStateMachine<LogTypes> for StateMachineAdapter {
         Ok(())
     }
 
+    /// Also a damaged one: apply waits for this, and openraft takes none at all for fatal. It is not
+    /// sent, and [`super::snapshot_policy`] takes another meanwhile.
     async fn get_current_snapshot(&mut self) -> io::Result<Option<StoredSnapshot>> {
-        if let Some((meta, snapshot)) = self.snapshots.current()? {
-            return Ok(Some(Snapshot { meta, snapshot }));
-        }
-        if !self.snapshots.was_damaged() {
-            return Ok(None);
-        }
-        Ok(Some(self.get_snapshot_builder().await.build_snapshot().await?))
+        let current = self.snapshots.current()?;
+        Ok(current.map(|(meta, snapshot)| Snapshot { meta, snapshot }))
     }
 }
 
@@ -241,6 +238,8 @@ pub struct StateMachineThread {
     failed: Arc<AtomicBool>,
     /// What of the state was found not to be what was written.
     damage: Arc<OnceLock<String>>,
+    /// Held by the verification that runs.
+    verifying: Arc<tokio::sync::Mutex<()>>,
 }
 
 type Call = Box<dyn FnOnce(&dyn StateMachine) + Send>;
@@ -276,21 +275,31 @@ impl StateMachineThread {
             on_fatal,
             failed: Arc::default(),
             damage: Arc::default(),
+            verifying: Arc::default(),
         })
     }
 
-    /// Verifies a snapshot that was received, and marks it so. What the machine is doing goes on.
+    /// Verifies a snapshot, and marks it so. What the machine is doing goes on. One is verified at a
+    /// time: it takes reading all of it, and whoever lost a connection soon sends again. It ends soon after
+    /// nobody waits for it any more.
     ///
     /// # Errors
     /// As [`StateMachine::verify`].
     pub async fn verify(&self, meta: &SnapshotMeta, data: &SnapshotData) -> io::Result<()> {
+        let one = Arc::clone(&self.verifying).lock_owned().await;
         let (machine, meta, checked) = (Arc::clone(&self.machine), meta.clone(), data.clone());
-        blocking(move || {
-            machine.verify(&checkpoint_of(&meta, checked.directory().to_owned())?)?;
+        let waiting = Arc::new(());
+        let waited_for = Arc::downgrade(&waiting);
+        let verified = blocking(move || {
+            let _one = one;
+            let checkpoint = checkpoint_of(&meta, checked.directory().to_owned())?;
+            machine.verify(&checkpoint, &|| waited_for.strong_count() > 0)?;
             checked.mark_verified();
             Ok(())
-        })
-        .await
+        });
+        let verified = verified.await;
+        drop(waiting);
+        verified
     }
 
     /// What of the state was found not to be what was written, by applying to it or copying it. That
@@ -366,4 +375,36 @@ impl StateMachineThread {
 
 fn disk_failed() -> io::Error {
     io::Error::other("the state could not be made durable before, and is not tried again")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::lone::State;
+    use std::time::Duration;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn verifications_that_nobody_waits_for_end_and_do_not_pile_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = Arc::new(State::default());
+        let thread = StateMachineThread::start(Arc::clone(&state) as _, OnFatal::new(|_| {})).unwrap();
+        let data = SnapshotStore::open(folder.path()).unwrap().incoming().unwrap();
+        let meta = SnapshotMeta {
+            last_log_id: Some(LogId::new_term_index(1, 1)),
+            last_membership: StoredMembership::default(),
+        };
+        for round in 1..=3 {
+            // It never ends by itself.
+            let abandoned = thread.verify(&meta, &data);
+            tokio::select! {
+                ended = abandoned => panic!("it ended: {ended:?}"),
+                () = state.until_verifications(round) => {}
+            }
+        }
+        while state.verifying.load(Ordering::SeqCst) > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(state.most_verifying.load(Ordering::SeqCst), 1);
+        assert!(!data.is_verified());
+    }
 }

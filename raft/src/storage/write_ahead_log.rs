@@ -32,7 +32,7 @@ pub fn cut_torn_tail(directory: &Path) -> io::Result<()> {
             ),
         ));
     }
-    for path in files {
+    for (_, path) in files {
         let bytes = fs::read(&path)?;
         let found = examine(&bytes);
         if let Some((damaged, offset)) = &torn
@@ -58,51 +58,77 @@ pub fn cut_torn_tail(directory: &Path) -> io::Result<()> {
 /// that over the gap. So everything from the first tear on goes, and what is left is the database as
 /// it was at some moment. What was synced lies before every tear that a power cut can leave.
 ///
+/// A file that RocksDB needs no more may have stayed behind, with others after it gone: that is no tear.
+/// `first_needed` tells the number of the first file that is needed, and is asked only where it matters.
+///
 /// # Errors
-/// Names the file and the offset of damage that a later write in the same file follows.
-pub fn cut_at_first_tear(directory: &Path) -> io::Result<()> {
-    let mut torn: Option<(PathBuf, Option<usize>)> = None;
-    let mut after_tear = Vec::new();
+/// Names the file and the offset of damage that a later write in the same file follows. As
+/// `first_needed`.
+pub fn cut_at_first_tear(directory: &Path, first_needed: impl FnOnce() -> io::Result<u64>) -> io::Result<()> {
+    let mut files = numbered_files(directory, "log")?;
+    let found = first_tear(&files);
+    if let Ok(None) = found {
+        return Ok(());
+    }
+    let first_needed = match (first_needed(), found) {
+        (Ok(number), _) => number,
+        (Err(_), Err(damage)) => return Err(damage),
+        (Err(error), Ok(_)) => return Err(error),
+    };
+    files.retain(|(number, _)| *number >= first_needed);
+    let Some(Tear { torn, after }) = first_tear(&files)? else {
+        return Ok(());
+    };
+    // The newest first and the tear last, so that a crash meanwhile leaves the tear to be found.
+    for later in after.iter().rev() {
+        tracing::warn!(file = %later.display(), "removed a write-ahead log that follows a tear");
+        fs::remove_file(later)?;
+    }
+    fs::File::open(directory)?.sync_all()?;
+    match torn {
+        Some((path, offset)) => cut(&path, offset),
+        None => Ok(()),
+    }
+}
+
+/// Where the first gap in what was written lies.
+struct Tear {
+    /// The file that ends within a write, and where that write begins; none where a whole write, or
+    /// more, is missing between two files.
+    torn: Option<(PathBuf, usize)>,
+    /// The files after the gap, oldest first.
+    after: Vec<PathBuf>,
+}
+
+fn first_tear(files: &[(u64, PathBuf)]) -> io::Result<Option<Tear>> {
+    let from = |number: usize| files[number..].iter().map(|(_, path)| path.clone()).collect();
     // The number that the next write must have; `Some(None)` after a file without any write.
     let mut expected: Option<Option<u64>> = None;
-    for path in numbered_files(directory, "log")? {
-        if torn.is_some() {
-            after_tear.push(path);
-            continue;
-        }
-        let examined = examine(&fs::read(&path)?);
+    for (number, (_, path)) in files.iter().enumerate() {
+        let examined = examine(&fs::read(path)?);
         if let (Some((first, _)), Some(expected)) = (examined.sequence, expected)
             && expected != Some(first)
         {
-            after_tear.push(path.clone());
-            torn = Some((path, None));
-            continue;
+            return Ok(Some(Tear {
+                torn: None,
+                after: from(number),
+            }));
         }
         if let Some(offset) = examined.bad_from {
             if examined.writes_after {
-                return Err(damage(&path, offset));
+                return Err(damage(path, offset));
             }
-            torn = Some((path, Some(offset)));
-            continue;
+            return Ok(Some(Tear {
+                torn: Some((path.clone(), offset)),
+                after: from(number + 1),
+            }));
         }
         expected = Some(match examined.sequence {
             Some((_, next)) => Some(next),
             None => expected.flatten().filter(|_| examined.writes),
         });
     }
-    let Some((path, offset)) = torn else {
-        return Ok(());
-    };
-    // The newest first and the tear last, so that a crash meanwhile leaves the tear to be found.
-    for later in after_tear.iter().rev() {
-        tracing::warn!(file = %later.display(), "removed a write-ahead log that follows a tear");
-        fs::remove_file(later)?;
-    }
-    fs::File::open(directory)?.sync_all()?;
-    if let Some(offset) = offset {
-        cut(&path, offset)?;
-    }
-    Ok(())
+    Ok(None)
 }
 
 fn cut(path: &Path, offset: usize) -> io::Result<()> {
@@ -124,7 +150,7 @@ fn damage(path: &Path, offset: usize) -> io::Error {
 }
 
 /// RocksDB's files with this suffix, by number.
-fn numbered_files(directory: &Path, suffix: &str) -> io::Result<Vec<PathBuf>> {
+fn numbered_files(directory: &Path, suffix: &str) -> io::Result<Vec<(u64, PathBuf)>> {
     if !directory.exists() {
         return Ok(Vec::new());
     }
@@ -142,7 +168,7 @@ fn numbered_files(directory: &Path, suffix: &str) -> io::Result<Vec<PathBuf>> {
         }
     }
     files.sort();
-    Ok(files.into_iter().map(|(_, path)| path).collect())
+    Ok(files)
 }
 
 const BLOCK_BYTES: usize = 32 * 1024;
@@ -336,6 +362,11 @@ mod tests {
 
     /// The files' sizes after [`cut_at_first_tear`]; `None` for one that is gone.
     fn cut_files(files: &[Vec<u8>]) -> io::Result<Vec<Option<usize>>> {
+        cut_files_needed_from(0, files)
+    }
+
+    /// As [`cut_files`], where so many files are not needed any more.
+    fn cut_files_needed_from(unneeded: u64, files: &[Vec<u8>]) -> io::Result<Vec<Option<usize>>> {
         let directory = tempfile::tempdir().unwrap();
         let paths: Vec<PathBuf> = (10..10 + files.len())
             .map(|number| directory.path().join(format!("{number:06}.log")))
@@ -343,7 +374,7 @@ mod tests {
         for (path, bytes) in paths.iter().zip(files) {
             fs::write(path, bytes).unwrap();
         }
-        cut_at_first_tear(directory.path())?;
+        cut_at_first_tear(directory.path(), || Ok(10 + unneeded))?;
         let size = |path: &PathBuf| fs::metadata(path).ok().map(|file| file.len() as usize);
         Ok(paths.iter().map(size).collect())
     }
@@ -383,6 +414,25 @@ mod tests {
             cut_files(&[Vec::new(), second, third]).unwrap(),
             [Some(0), None, None]
         );
+    }
+
+    #[test]
+    fn a_file_that_is_not_needed_any_more_makes_no_tear() {
+        let (left_behind, next, last) = (numbered(1..4, 90), numbered(6..8, 90), numbered(8..9, 90));
+        let sizes = |files: &[Vec<u8>]| files.iter().map(|file| Some(file.len())).collect::<Vec<_>>();
+        let mut torn = left_behind.clone();
+        torn.truncate(torn.len() - 5);
+        let mut damaged = left_behind.clone();
+        damaged[30] ^= 1;
+        for first in [left_behind, torn, damaged] {
+            let files = [first, next.clone(), last.clone()];
+            assert_eq!(cut_files_needed_from(1, &files).unwrap(), sizes(&files));
+        }
+        // Those that are needed have no gap.
+        let files = [next.clone(), last, numbered(11..12, 90)];
+        let mut left = sizes(&files);
+        left[2] = None;
+        assert_eq!(cut_files_needed_from(1, &files).unwrap(), left);
     }
 
     #[test]

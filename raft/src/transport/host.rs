@@ -79,6 +79,14 @@ pub(crate) trait Host: Send + Sync + 'static {
     /// that it is bad; any other that it could not be checked.
     fn verify_snapshot(&self, meta: SnapshotMeta, data: SnapshotData) -> BoxFuture<'static, io::Result<()>>;
 
+    /// Checks a snapshot of this node's own, which another found to be bad. Errors as above. It is
+    /// marked when it is good.
+    fn verify_own_snapshot(
+        &self,
+        meta: SnapshotMeta,
+        data: SnapshotData,
+    ) -> BoxFuture<'static, io::Result<()>>;
+
     /// A member found a snapshot of this node's state to be bad.
     fn snapshot_disproved(&self);
 

@@ -13,7 +13,7 @@ use crate::{
     metric_definitions as metric,
     runtime::Runtime,
     storage::snapshot_store::SnapshotData,
-    types::{self, LogTypes, Vote},
+    types::{self, LogTypes, SnapshotMeta, Vote},
 };
 use bytes::Bytes;
 use openraft::{AsyncRuntime, errors::RPCError, type_config::alias::SnapshotOf};
@@ -42,6 +42,9 @@ pub(crate) async fn send(
     snapshot: SnapshotOf<LogTypes, SnapshotData>,
     step_deadline: Duration,
 ) -> Result<Vote, RPCError<LogTypes>> {
+    if snapshot.snapshot.is_damaged() {
+        return Err(unreachable("the snapshot is damaged, and another is being taken"));
+    }
     let connection = dial(transport, target, Lane::Snapshot)
         .await
         .map_err(unreachable)?;
@@ -51,7 +54,7 @@ pub(crate) async fn send(
         step_deadline,
         sending: transport.snapshots_sent.begin(target.raft_id, total_bytes),
     };
-    let data = snapshot.snapshot.clone();
+    let (meta, data) = (snapshot.meta.clone(), snapshot.snapshot.clone());
     let error = match conversation.send(vote, snapshot).await {
         Ok(vote) => {
             if transport
@@ -74,13 +77,30 @@ pub(crate) async fn send(
     drop(conversation);
     let refusal = error.get_ref().and_then(|source| source.downcast_ref());
     if let Some(Refusal::SnapshotDisproved(_)) = refusal {
-        data.report_disproved();
         transport.host.snapshot_disproved();
+        look_for_the_fault(transport, meta, data).await;
     }
     if let Some(Refusal::SnapshotDisproved(_) | Refusal::Snapshot(_)) = refusal {
         tokio::time::sleep(REFUSED_PAUSE).await;
     }
     Err(unreachable(error))
+}
+
+/// Its receiver found that the snapshot is not the copy of a state. That may be the receiver's own disk or
+/// memory, and another snapshot would fare no better: only a look at what lies here tells. One look is
+/// enough; what its files are is compared each time that they are sent.
+async fn look_for_the_fault(transport: &Transport, meta: SnapshotMeta, data: SnapshotData) {
+    if data.is_verified() {
+        return;
+    }
+    match transport.host.verify_own_snapshot(meta, data.clone()).await {
+        Ok(()) => tracing::warn!("the snapshot is whole here: its receiver's disk or memory seems to be bad"),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            tracing::error!(%error, "the snapshot is bad; another one will be taken");
+            data.report_disproved();
+        }
+        Err(error) => tracing::warn!(%error, "the snapshot could not be looked at"),
+    }
 }
 
 struct Conversation {

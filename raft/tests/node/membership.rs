@@ -195,7 +195,22 @@ async fn a_node_far_behind_gets_a_snapshot() {
 /// A snapshot that is not what it claims to be is refused; its receiver lives, its sender hears of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bad_snapshot_is_refused_and_another_taken() {
+    for bad_at_its_sender in [true, false] {
+        refused_once(bad_at_its_sender).await;
+    }
+}
+
+/// A follower finds a snapshot to be bad. Only where its sender does too is another taken.
+async fn refused_once(bad_at_its_sender: bool) {
     let (mut cluster, behind, leader, last) = one_far_behind().await;
+    // What the log grew by since does not make it take another.
+    let settled = |status: &RaftStatus| status.snapshot_index.is_some_and(|index| last - index < 20);
+    cluster.wait(&leader, "its last snapshot", settled).await;
+    let journal = cluster.node(&leader).journal.clone();
+    let taken = journal.checkpoints.load(Ordering::SeqCst);
+    journal
+        .disproves
+        .store(u32::from(bad_at_its_sender), Ordering::SeqCst);
     let mut doubts = cluster.node(&leader).raft.doubts();
     let node = cluster.try_start(&behind).await.unwrap();
     node.journal.disproves.store(1, Ordering::SeqCst);
@@ -206,6 +221,8 @@ async fn a_bad_snapshot_is_refused_and_another_taken() {
     cluster.applied(&behind, last).await;
     assert_eq!(cluster.node(&behind).journal.proposals().len(), 100);
     assert_eq!(cluster.status(&behind).halted, None);
+    let taken_since = journal.checkpoints.load(Ordering::SeqCst) - taken;
+    assert_eq!(taken_since, u32::from(bad_at_its_sender));
     cluster.stop().await;
 }
 

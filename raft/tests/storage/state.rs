@@ -133,7 +133,7 @@ async fn a_snapshot_that_fails_verification_leaves_everything_as_it_was() {
 }
 
 #[tokio::test]
-async fn a_damaged_snapshot_is_replaced_by_a_new_one_before_it_is_sent_again() {
+async fn apply_takes_no_snapshot_in_place_of_a_damaged_one() {
     let folder = tempfile::tempdir().unwrap();
     let (_, _, _, mut adapter) = adapter(folder.path());
     apply(&mut adapter, vec![proposal(1, 0, "a")]).await;
@@ -146,5 +146,10 @@ async fn a_damaged_snapshot_is_replaced_by_a_new_one_before_it_is_sent_again() {
     apply(&mut adapter, vec![proposal(1, 1, "b")]).await;
     first.snapshot.report_damage("journal");
     let next = adapter.get_current_snapshot().await.unwrap().unwrap();
+    assert!(next.meta == first.meta && next.snapshot.is_damaged());
+    let builder = adapter.get_snapshot_builder().await.build_snapshot();
+    builder.await.unwrap();
+    let next = adapter.get_current_snapshot().await.unwrap().unwrap();
     assert_eq!(next.meta.last_log_id, Some(LogId::new_term_index(1, 1)));
+    assert!(!next.snapshot.is_damaged());
 }

@@ -65,7 +65,7 @@ fn a_checkpoint_names_its_index_and_is_installed_whole() {
     target.put(put(7, 7));
     let old_view = target.store.view();
     let mut changes = target.store.changes();
-    target.store.verify(&checkpoint).unwrap();
+    target.store.verify(&checkpoint, &|| true).unwrap();
     target.store.install(checkpoint).unwrap();
     assert_eq!(changes.try_recv().unwrap(), Change::Replaced);
     assert_eq!(target.pairs(), pairs);
@@ -92,10 +92,10 @@ fn a_damaged_checkpoint_is_refused_and_the_state_stays() {
     let mut checkpoint = source.store.checkpoint(directory.clone()).unwrap();
     let target = Bench::new();
     checkpoint.position.index += 1;
-    assert!(target.store.verify(&checkpoint).is_err());
+    assert!(target.store.verify(&checkpoint, &|| true).is_err());
     checkpoint.position.index -= 1;
     flip_a_byte(&directory, b"\x0f\x0f\x0f\x0f\x0f\x0f\x0f\x0f");
-    let error = target.store.verify(&checkpoint).unwrap_err();
+    let error = target.store.verify(&checkpoint, &|| true).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
     assert!(error.to_string().contains("checkpoint"), "{error}");
     assert_eq!(target.store.applied().unwrap().position, None);
@@ -108,7 +108,7 @@ fn a_checkpoint_with_a_changed_pair_is_refused() {
     source.store.overwrite_for_test(Table::Value, b"cold", b"changed");
     let directory = source.directory.path().join("checkpoint");
     let checkpoint = source.store.checkpoint(directory).unwrap();
-    let error = Bench::new().store.verify(&checkpoint).unwrap_err();
+    let error = Bench::new().store.verify(&checkpoint, &|| true).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
     assert!(error.to_string().contains("do not give its digest"), "{error}");
 }
@@ -254,6 +254,32 @@ fn a_tear_in_an_older_write_ahead_log_leaves_no_hole() {
         let digest = store.view().scan_digest(None, || true).unwrap().unwrap();
         assert_eq!(digest.scanned, digest.running);
     }
+}
+
+#[test]
+fn a_write_ahead_log_that_stayed_behind_takes_no_other_with_it() {
+    let mut bench = filled();
+    let state = bench.directory.path().join("state");
+    let everything_is_in_tables = |bench: &Bench| {
+        for table in Table::ALL {
+            bench.store.switch_log_for_test(table);
+        }
+    };
+    let (left_behind, bytes) = write_ahead_log(&state);
+    everything_is_in_tables(&bench);
+    bench.put(put(7, 7));
+    everything_is_in_tables(&bench);
+    bench.put(put(8, 8));
+    let last = bench.index - 1;
+    let Bench { directory, store, .. } = bench;
+    drop(store);
+    assert!(!left_behind.exists(), "RocksDB needs it no more");
+    fs::write(left_behind, bytes).unwrap();
+    let store = Store::open(&state).unwrap();
+    assert_eq!(store.view().applied_index(), Some(last));
+    let digest = store.view().scan_digest(None, || true).unwrap().unwrap();
+    assert_eq!(digest.scanned, digest.running);
+    drop(directory);
 }
 
 #[test]

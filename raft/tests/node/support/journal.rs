@@ -21,8 +21,10 @@ pub struct Journal {
     state: Mutex<State>,
     /// After so many more flushes the disk refuses.
     pub flushes_left: Mutex<Option<u32>>,
-    /// So many received snapshots are not what they claim to be.
+    /// So many snapshots that are looked at are not what they claim to be.
     pub disproves: AtomicU32,
+    /// How many checkpoints were taken.
+    pub checkpoints: AtomicU32,
 }
 
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -46,6 +48,7 @@ impl Journal {
             state: Mutex::new(state),
             flushes_left: Mutex::default(),
             disproves: AtomicU32::new(0),
+            checkpoints: AtomicU32::new(0),
         })
     }
 
@@ -109,6 +112,7 @@ impl StateMachine for Journal {
     }
 
     fn checkpoint(&self, directory: PathBuf) -> io::Result<Checkpoint> {
+        self.checkpoints.fetch_add(1, Ordering::SeqCst);
         let state = self.state.lock().unwrap();
         fs::create_dir(&directory)?;
         let file = directory.join(Self::FILE);
@@ -121,7 +125,7 @@ impl StateMachine for Journal {
         })
     }
 
-    fn verify(&self, checkpoint: &Checkpoint) -> io::Result<()> {
+    fn verify(&self, checkpoint: &Checkpoint, _go_on: &dyn Fn() -> bool) -> io::Result<()> {
         let left = self
             .disproves
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));

@@ -104,7 +104,7 @@ impl StateMachine for Journal {
         })
     }
 
-    fn verify(&self, checkpoint: &Checkpoint) -> io::Result<()> {
+    fn verify(&self, checkpoint: &Checkpoint, _go_on: &dyn Fn() -> bool) -> io::Result<()> {
         let (position, membership, _) = read(checkpoint)?;
         if position.unwrap_or_default() != checkpoint.position || membership != checkpoint.membership {
             return Err(io::Error::new(
