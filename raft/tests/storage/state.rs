@@ -147,8 +147,8 @@ async fn apply_takes_no_snapshot_in_place_of_a_damaged_one() {
     first.snapshot.report_damage("journal");
     let next = adapter.get_current_snapshot().await.unwrap().unwrap();
     assert!(next.meta == first.meta && next.snapshot.is_damaged());
-    let builder = adapter.get_snapshot_builder().await.build_snapshot();
-    builder.await.unwrap();
+    let mut builder = adapter.get_snapshot_builder().await;
+    builder.build_snapshot().await.unwrap();
     let next = adapter.get_current_snapshot().await.unwrap().unwrap();
     assert_eq!(next.meta.last_log_id, Some(LogId::new_term_index(1, 1)));
     assert!(!next.snapshot.is_damaged());
