@@ -2,7 +2,7 @@
 # (release), so that RocksDB is compiled once.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint measure jepsen soak needs
+.PHONY: help dev test lint measure jepsen soak planted needs
 
 # Options for `conclave dev`, as in: make dev DEV="--fresh --nodes 5"
 DEV ?=
@@ -17,6 +17,7 @@ help:
 	@echo 'make test    the same build, and every test'
 	@echo 'make jepsen  a few minutes of real faults on real nodes, and a verdict (root)'
 	@echo 'make soak HOURS=n  the same with every fault, mixed too, for hours (root)'
+	@echo 'make planted  plants faults in a build of its own, and demands that they are found (root)'
 	@echo 'make measure  throughput, start, write gap, memory and disk: figures'
 	@echo 'make lint    rustfmt and clippy, warnings denied'
 
@@ -43,6 +44,16 @@ jepsen: needs
 	@scripts/install-jepsen-needs
 	cargo build --release --package conclave --bin conclave
 	@scripts/with-many-files cargo run --release --package conclave-jepsen -- run $(JEPSEN)
+
+# Faults are planted in a build of its own, and each must be found. The plain program is put back
+# before anything runs.
+BUILT = $(or $(CARGO_TARGET_DIR),target)/release
+planted: needs
+	@scripts/install-jepsen-needs
+	cargo build --release --package conclave --bin conclave --features planted-faults
+	cp $(BUILT)/conclave $(BUILT)/conclave-with-planted-faults
+	cargo build --release --package conclave --package conclave-jepsen
+	@scripts/with-many-files $(BUILT)/conclave-jepsen planted --conclave $(BUILT)/conclave-with-planted-faults
 
 soak: needs
 	@scripts/install-jepsen-needs

@@ -41,6 +41,8 @@ pub struct CallerOptions {
     pub workload: String,
     /// `https://…` of each node.
     pub apis: Vec<String>,
+    /// How long it waits for an answer.
+    pub timeout: Duration,
 }
 
 impl Caller {
@@ -58,8 +60,8 @@ impl Caller {
             .tls_backend_preconfigured(tls)
             .https_only(true)
             .no_proxy()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(CALL_TIMEOUT)
+            .connect_timeout(CONNECT_TIMEOUT.min(options.timeout))
+            .timeout(options.timeout)
             // Nothing is sent twice: each operation is one request.
             .retry(reqwest::retry::never())
             .build()

@@ -11,6 +11,7 @@
 //! | `history`   | what was invoked and what came back, in Jepsen's EDN and as JSON lines        |
 //! | `model`     | one secret by setec's rules                                                   |
 //! | `checker`   | one file a promise                                                            |
+//! | `planted`   | faults in the product itself, to show that they are found                    |
 //! | `report`    | the verdict, and a page for people                                            |
 //! | `run`       | all of it, once                                                               |
 //!
@@ -25,6 +26,7 @@ pub mod cluster;
 pub mod history;
 pub mod model;
 pub mod nemesis;
+pub mod planted;
 pub mod report;
 pub mod run;
 pub mod schedule;

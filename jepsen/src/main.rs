@@ -4,7 +4,9 @@ use clap::{Args, Parser, Subcommand};
 use conclave_jepsen::{
     HarnessError,
     checker::Verdict,
-    cluster, report,
+    cluster,
+    planted::PLANTED_FAULTS,
+    report::{self, Summary},
     run::{self, RunOptions},
     schedule::Fault,
     workload::Workload,
@@ -36,6 +38,9 @@ enum Command {
         #[arg(value_name = "DIR")]
         folder: PathBuf,
     },
+    /// Plants each fault in the product and demands that it is found. Needs a program with the feature
+    /// `planted-faults`.
+    Planted(Planted),
     /// The names of all faults.
     Faults,
     /// Removes namespaces that dead harnesses left.
@@ -46,13 +51,19 @@ enum Command {
 }
 
 #[derive(Args, Clone)]
-struct Shared {
+struct Program {
     /// The conclave program under test; default: the one beside this program.
     #[arg(long, value_name = "FILE")]
     conclave: Option<PathBuf>,
     /// The folder for everything that a run leaves; a run makes a folder in it, named by its seed.
     #[arg(long, value_name = "DIR", default_value = "target/jepsen")]
     output: PathBuf,
+}
+
+#[derive(Args, Clone)]
+struct Shared {
+    #[command(flatten)]
+    program: Program,
     /// What clients do.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Workload::ALL)]
     workloads: Vec<Workload>,
@@ -92,6 +103,17 @@ struct Soak {
     seed: Option<u64>,
 }
 
+#[derive(Args)]
+struct Planted {
+    #[command(flatten)]
+    shared: Program,
+    /// Only these; default: all.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Faults => {
@@ -111,6 +133,7 @@ fn main() -> ExitCode {
             worst.unwrap_or(Verdict::Unknown)
         }),
         Command::Run(run) => one(&run),
+        Command::Planted(planted) => plant(&planted),
         Command::Soak(soak) => many(&soak),
     };
     match result {
@@ -127,7 +150,7 @@ fn main() -> ExitCode {
 fn one(run: &Run) -> Result<Verdict, HarnessError> {
     let seed = run.seed.unwrap_or_else(seed_of_now);
     let options = options(&run.shared, usize::from(run.nodes), run.seconds, seed, run.mixed)?;
-    carry_out(&options)
+    carry_out(&options).map(|summary| summary.verdict)
 }
 
 fn many(soak: &Soak) -> Result<Verdict, HarnessError> {
@@ -141,7 +164,7 @@ fn many(soak: &Soak) -> Result<Verdict, HarnessError> {
             (5, seed % 4 == 1)
         };
         let options = options(&soak.shared, nodes, soak.seconds, seed, mixed)?;
-        verdicts.push((seed, nodes, mixed, carry_out(&options)?));
+        verdicts.push((seed, nodes, mixed, carry_out(&options)?.verdict));
         if Instant::now() >= end {
             break;
         }
@@ -155,7 +178,44 @@ fn many(soak: &Soak) -> Result<Verdict, HarnessError> {
     Ok(worst.unwrap_or(Verdict::Unknown))
 }
 
-fn carry_out(options: &RunOptions) -> Result<Verdict, HarnessError> {
+fn plant(planted: &Planted) -> Result<Verdict, HarnessError> {
+    let mut lines = Vec::new();
+    let mut all_caught = true;
+    let wanted = |name: &str| planted.only.is_empty() || planted.only.iter().any(|only| only == name);
+    for fault in PLANTED_FAULTS.iter().filter(|fault| wanted(fault.name)) {
+        eprintln!("planted: {}: {}", fault.name, fault.what);
+        let shared = Shared {
+            program: planted.shared.clone(),
+            workloads: fault.workloads.to_vec(),
+            faults: fault.faults.iter().map(|prefix| (*prefix).to_owned()).collect(),
+        };
+        let mut options = options(&shared, 3, fault.seconds, planted.seed, false)?;
+        options.planted = Some(fault.name);
+        options.output = planted.shared.output.join(format!("planted-{}", fault.name));
+        let summary = carry_out(&options)?;
+        let failed = summary
+            .checks
+            .iter()
+            .filter(|check| check.verdict == Verdict::Invalid);
+        let failed: Vec<&str> = failed.map(|check| check.name).collect();
+        let caught = failed.iter().any(|check| fault.caught_by.contains(check));
+        all_caught &= caught;
+        let how = if caught { "caught" } else { "NOT CAUGHT" };
+        lines.push(format!("  {}: {how} (failed: {})", fault.name, failed.join(", ")));
+    }
+    println!("planted faults:\n{}", lines.join("\n"));
+    Ok(if all_caught && !lines.is_empty() {
+        Verdict::Valid
+    } else {
+        Verdict::Invalid
+    })
+}
+
+fn carry_out(options: &RunOptions) -> Result<Summary, HarnessError> {
+    if options.output.exists() {
+        let removed = std::fs::remove_dir_all(&options.output);
+        removed.map_err(|error| HarnessError::about(options.output.display(), error))?;
+    }
     // Nodes end with the thread that started them: this one.
     let runtime = tokio::runtime::Runtime::new().map_err(|error| HarnessError::about("tokio", error))?;
     let summary = runtime.block_on(run::run(options))?;
@@ -164,7 +224,7 @@ fn carry_out(options: &RunOptions) -> Result<Verdict, HarnessError> {
         summary.for_people(),
         options.output.join("report.html").display()
     );
-    Ok(summary.verdict)
+    Ok(summary)
 }
 
 fn options(
@@ -188,7 +248,7 @@ fn options(
             "no fault has such a name; `faults` lists them".to_owned(),
         ));
     }
-    let program = match &shared.conclave {
+    let program = match &shared.program.conclave {
         Some(program) => program.clone(),
         None => std::env::current_exe()
             .map_err(|error| HarnessError::about("this program", error))?
@@ -197,10 +257,7 @@ fn options(
     let program = program
         .canonicalize()
         .map_err(|error| HarnessError::about(program.display(), error))?;
-    let output = shared.output.join(format!("seed-{seed}"));
-    if output.exists() {
-        std::fs::remove_dir_all(&output).map_err(|error| HarnessError::about(output.display(), error))?;
-    }
+    let output = shared.program.output.join(format!("seed-{seed}"));
     let mut command = format!("conclave-jepsen run --nodes {nodes} --seconds {seconds} --seed {seed}");
     if mixed {
         command += " --mixed";
@@ -212,7 +269,7 @@ fn options(
         let names: Vec<&str> = shared.workloads.iter().map(|workload| workload.name()).collect();
         command += &format!(" --workloads {}", names.join(","));
     }
-    if let Some(program) = &shared.conclave {
+    if let Some(program) = &shared.program.conclave {
         command += &format!(" --conclave {}", program.display());
     }
     Ok(RunOptions {
@@ -225,6 +282,7 @@ fn options(
         workloads: shared.workloads.clone(),
         output,
         command,
+        planted: None,
     })
 }
 

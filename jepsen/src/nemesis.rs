@@ -10,7 +10,11 @@ use crate::{
 };
 use conclave::{api::conclave::messages::TransferLeadership, client::Client};
 use serde::Serialize;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{sync::watch, task::JoinHandle};
 
 /// What was done.
@@ -38,8 +42,13 @@ pub struct Nemesis {
     cuts: BTreeMap<usize, Links>,
     drifts: BTreeMap<usize, JoinHandle<()>>,
     transfers: BTreeMap<usize, JoinHandle<()>>,
-    /// A wiped node that is not known to vote again: until then no other disk is wiped.
-    wiped: bool,
+    /// A node lost its disk, or its place, and is not known to vote again.
+    disk_lost: bool,
+    /// Nodes that came back by themselves with an empty disk. A name may do so once in ten minutes;
+    /// later its place is given to it by an operator.
+    came_back: BTreeSet<usize>,
+    /// Nodes that were removed from the membership.
+    removed: Vec<usize>,
     /// Nodes whose process ended although nobody ended it.
     ended_by_themselves: Vec<String>,
 }
@@ -54,7 +63,9 @@ impl Nemesis {
             cuts: BTreeMap::new(),
             drifts: BTreeMap::new(),
             transfers: BTreeMap::new(),
-            wiped: false,
+            disk_lost: false,
+            came_back: BTreeSet::new(),
+            removed: Vec::new(),
             ended_by_themselves: Vec::new(),
         }
     }
@@ -113,6 +124,13 @@ impl Nemesis {
         for node in 0..cluster.len() {
             cluster.give_seal_key_back(node).await?;
         }
+        for _ in 0..ADD_TRIES {
+            self.bring_removed_back(cluster).await?;
+            if self.removed.is_empty() {
+                break;
+            }
+            tokio::time::sleep(LOOK_PERIOD).await;
+        }
         Ok(())
     }
 
@@ -137,7 +155,7 @@ impl Nemesis {
 
     /// Begins a fault; `None`: it cannot strike now.
     async fn begin(&mut self, cluster: &mut Cluster, strike: &Strike) -> Result<Option<usize>, HarnessError> {
-        if matches!(strike.fault, Fault::Wipe { .. }) && self.wiped {
+        if strike.fault.loses_a_disk() && self.disk_lost {
             return Ok(None);
         }
         let position = self.done.len();
@@ -196,7 +214,25 @@ impl Nemesis {
                 for node in &nodes {
                     cluster.wipe(*node)?;
                 }
-                self.wiped = true;
+                self.disk_lost = true;
+            }
+            Fault::OldDisk { .. } => {
+                cluster.kill(&nodes).await;
+                for node in &nodes {
+                    cluster.keep_copy_of_disk(*node);
+                    cluster.start_node(*node)?;
+                }
+                self.disk_lost = true;
+            }
+            Fault::Removal { .. } => {
+                for node in &nodes {
+                    // It may have been removed all the same.
+                    if let Err(reason) = cluster.remove_member(*node).await {
+                        self.note(position, format!("not surely removed: {reason}"));
+                    }
+                    self.disk_lost = true;
+                    self.removed.push(*node);
+                }
             }
         }
         Ok(Some(position))
@@ -246,13 +282,86 @@ impl Nemesis {
                 for node in &nodes {
                     cluster.start_node(*node)?;
                 }
-                match cluster.wait_until_whole(REJOIN_PATIENCE).await {
-                    Ok(()) => self.wiped = false,
-                    Err(lacking) => self.note(position, format!("did not rejoin yet: {lacking}")),
+                self.wait_for_return(cluster, position, &nodes).await;
+            }
+            Fault::OldDisk { .. } => {
+                cluster.kill(&nodes).await;
+                for node in &nodes {
+                    cluster.put_kept_disk_back(*node)?;
+                    cluster.start_node(*node)?;
                 }
+                self.wait_for_return(cluster, position, &nodes).await;
+            }
+            Fault::Removal { .. } => {
+                self.bring_removed_back(cluster).await?;
+                self.wait_for_voters(cluster, position).await;
             }
         }
         self.done[position].ended_ns = Some(self.recorder.now_ns());
+        Ok(())
+    }
+
+    /// Waits until these, whose disks lost what was acknowledged, vote again as new incarnations.
+    async fn wait_for_return(&mut self, cluster: &Cluster, position: usize, nodes: &[usize]) {
+        for node in nodes {
+            if !self.came_back.insert(*node) {
+                self.replace(cluster, position, *node).await;
+            }
+        }
+        self.wait_for_voters(cluster, position).await;
+    }
+
+    async fn replace(&mut self, cluster: &Cluster, position: usize, node: usize) {
+        let mut replaced = Err(String::new());
+        for _ in 0..ADD_TRIES {
+            replaced = cluster.replace_member(node).await;
+            if replaced.is_ok() {
+                return;
+            }
+            tokio::time::sleep(LOOK_PERIOD).await;
+        }
+        if let Err(reason) = replaced {
+            self.note(position, format!("node {} was not replaced: {reason}", node + 1));
+        }
+    }
+
+    async fn wait_for_voters(&mut self, cluster: &Cluster, position: usize) {
+        match cluster.wait_until_whole(REJOIN_PATIENCE).await {
+            Ok(()) => self.disk_lost = false,
+            Err(lacking) => self.note(position, format!("not all vote yet: {lacking}")),
+        }
+    }
+
+    /// With empty disks, as new incarnations. What cannot be done now is left for the next time.
+    async fn bring_removed_back(&mut self, cluster: &mut Cluster) -> Result<(), HarnessError> {
+        for node in std::mem::take(&mut self.removed) {
+            match cluster.is_member(node).await {
+                Some(false) => {}
+                Some(true) => {
+                    // The removal failed.
+                    cluster.start_node(node)?;
+                    continue;
+                }
+                None => {
+                    self.removed.push(node);
+                    continue;
+                }
+            }
+            cluster.kill(&[node]).await;
+            cluster.wipe(node)?;
+            cluster.start_node(node)?;
+            let mut added = Err(String::new());
+            for _ in 0..ADD_TRIES {
+                added = cluster.add_voter(node).await;
+                if added.is_ok() {
+                    break;
+                }
+                tokio::time::sleep(LOOK_PERIOD).await;
+            }
+            if added.is_err() {
+                self.removed.push(node);
+            }
+        }
         Ok(())
     }
 
@@ -288,6 +397,7 @@ impl Nemesis {
 }
 
 const LOOK_PERIOD: Duration = Duration::from_millis(200);
+const ADD_TRIES: usize = 20;
 const REJOIN_PATIENCE: Duration = Duration::from_secs(30);
 /// Before the next node of a rolling restart is stopped.
 const RESTART_LOOKS: usize = 50;
@@ -296,7 +406,12 @@ const RESTART_LOOKS: usize = 50;
 fn struck(fault: &Fault, cluster: &mut Cluster, leader: usize, draw: u64) -> Vec<usize> {
     let count = cluster.len();
     match fault {
-        Fault::Kill { who } | Fault::PowerCut { who } | Fault::SealKeyLoss { who } | Fault::Wipe { who } => {
+        Fault::Kill { who }
+        | Fault::PowerCut { who }
+        | Fault::SealKeyLoss { who }
+        | Fault::Wipe { who }
+        | Fault::OldDisk { who }
+        | Fault::Removal { who } => {
             let mut nodes = who.among(count, leader, draw);
             nodes.retain(|node| cluster.runs(*node));
             nodes

@@ -3,10 +3,11 @@
 use crate::{
     HarnessError,
     checker::{self, Check, Finding, Verdict},
-    client::{Caller, CallerOptions, INTERNAL_ERROR},
+    client::{CALL_TIMEOUT, Caller, CallerOptions, INTERNAL_ERROR},
     cluster::{ClientAccount, Cluster, ClusterOptions},
     history::{Answer, Call, History, Operation, Outcome, Recorder},
     nemesis::Nemesis,
+    planted,
     report::{Report, Summary},
     schedule::{Fault, Schedule},
     workload::{Pool, Shared, Workload},
@@ -41,6 +42,8 @@ pub struct RunOptions {
     pub output: PathBuf,
     /// The line that repeats it.
     pub command: String,
+    /// A fault that is planted in the program, which must have been built for that.
+    pub planted: Option<&'static str>,
 }
 
 /// Makes one run and writes its report.
@@ -60,12 +63,18 @@ pub async fn run(options: &RunOptions) -> Result<Summary, HarnessError> {
         folder: &folder,
         nodes: options.nodes,
         accounts: &accounts,
+        environment: options.planted.map(|fault| (planted::VARIABLE, fault)),
         operator: &operator(),
     })?;
     cluster
         .wait_until_whole(PATIENCE)
         .await
         .map_err(|lacking| HarnessError::about("the cluster does not form", lacking))?;
+    if options.planted.is_some() && !confesses(&folder) {
+        return Err(HarnessError(
+            "the program was built without the feature planted-faults".to_owned(),
+        ));
+    }
     eprintln!(
         "{} nodes serve; seed {}, {} faults",
         options.nodes,
@@ -220,6 +229,7 @@ fn start_clients(
                     principal: account.principal(),
                     workload: workload.name().to_owned(),
                     apis: (0..cluster.len()).map(|node| cluster.api(node)).collect(),
+                    timeout: workload.call_timeout(),
                 },
             )?;
             let seed = options.seed.wrapping_mul(1_000_003).wrapping_add(position);
@@ -282,6 +292,7 @@ async fn read_everything(
                 principal: account.principal(),
                 workload: READ_AT_THE_END.to_owned(),
                 apis: (0..cluster.len()).map(|node| cluster.api(node)).collect(),
+                timeout: CALL_TIMEOUT,
             },
         )?;
         readers.spawn(read_secrets(caller, names.clone()));
@@ -436,6 +447,12 @@ fn nodes_check(
         u64::try_from(healing.as_millis()).unwrap_or(u64::MAX).into(),
     )];
     Check::of("nodes", findings, figures)
+}
+
+/// Whether the first node says that faults may be planted in it.
+fn confesses(folder: &Path) -> bool {
+    let log = fs::read_to_string(folder.join("node-1").join("node.log"));
+    log.is_ok_and(|log| log.contains(planted::CONFESSION))
 }
 
 fn finding(text: String) -> Finding {

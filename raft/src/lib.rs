@@ -12,6 +12,8 @@ pub mod formation;
 pub mod identity;
 pub mod metric_definitions;
 pub mod node;
+#[cfg(feature = "planted-faults")]
+pub mod planted;
 pub mod runtime;
 pub mod state_machine;
 pub mod storage;

@@ -89,6 +89,11 @@ pub async fn run(source: ConfigSource, rescan: bool) -> Result<(), RunError> {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
+    #[cfg(feature = "planted-faults")]
+    tracing::error!(
+        fault = std::env::var(conclave_raft::planted::VARIABLE).unwrap_or_default(),
+        "THIS BUILD HAS PLANTED FAULTS and must never hold a secret"
+    );
     for warning in hardening::harden() {
         tracing::warn!("{warning}");
     }

@@ -132,19 +132,27 @@ pub(crate) enum Order {
 
 impl Order {
     fn of(self, proposals: usize) -> Vec<usize> {
-        #[cfg_attr(not(test), expect(unused_mut, reason = "only a test plants another order"))]
+        #[cfg_attr(
+            not(any(test, feature = "planted-faults")),
+            expect(unused_mut, reason = "only a test plants another order")
+        )]
         let mut order: Vec<usize> = (0..proposals).collect();
         match self {
+            #[cfg(feature = "planted-faults")]
+            Self::AsProposed if conclave_raft::planted::is_planted("random-order") => shuffle(&mut order),
             Self::AsProposed => {}
             #[cfg(test)]
-            Self::Random => {
-                use std::hash::{BuildHasher, RandomState};
-                let random = RandomState::new();
-                order.sort_by_cached_key(|position| random.hash_one(position));
-            }
+            Self::Random => shuffle(&mut order),
         }
         order
     }
+}
+
+#[cfg(any(test, feature = "planted-faults"))]
+fn shuffle(order: &mut [usize]) {
+    use std::hash::{BuildHasher, RandomState};
+    let random = RandomState::new();
+    order.sort_by_cached_key(|position| random.hash_one(position));
 }
 
 /// Refuses a state whose rules this build does not know: applying others would diverge.

@@ -66,6 +66,13 @@ pub(super) fn record(
     subject: &Subject,
     outcome: OutcomeKind,
 ) -> io::Result<()> {
+    #[cfg(feature = "planted-faults")]
+    if conclave_raft::planted::is_planted("unrecorded-disclosures")
+        && stub.action == Action::Get
+        && machine.position.index.is_multiple_of(50)
+    {
+        return Ok(());
+    }
     let key = AuditKey {
         index: machine.position.index,
         position,

@@ -122,12 +122,40 @@ pub fn search(entries: &[Entry]) -> Search {
 /// A state that the secret may have, with the pending operations (by slot) that took effect.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Configuration {
-    effective: u64,
+    effective: Slots,
     state: Secret,
 }
 
-/// Operations that were invoked and have not returned, each in a slot, a bit of
-/// [`Configuration::effective`].
+/// A set of slots.
+#[derive(Clone, PartialEq, Eq, Hash, Default)]
+struct Slots([u64; Slots::WORDS]);
+
+impl Slots {
+    const WORDS: usize = 6;
+    /// Operations that are pending at once. Those are many where a 304 may be as old as the bound: all
+    /// polls of that time.
+    const COUNT: usize = 64 * Self::WORDS;
+
+    fn contains(&self, slot: usize) -> bool {
+        self.0[slot / 64] & (1 << (slot % 64)) != 0
+    }
+
+    fn with(&self, slot: usize) -> Self {
+        let mut with = self.clone();
+        with.insert(slot);
+        with
+    }
+
+    fn insert(&mut self, slot: usize) {
+        self.0[slot / 64] |= 1 << (slot % 64);
+    }
+
+    fn remove(&mut self, slot: usize) {
+        self.0[slot / 64] &= !(1 << (slot % 64));
+    }
+}
+
+/// Operations that were invoked and have not returned, each in a slot of [`Configuration::effective`].
 #[derive(Default)]
 struct Pending<'a> {
     slots: Vec<Option<&'a Entry>>,
@@ -145,7 +173,7 @@ fn search_within(entries: &[Entry], most: usize) -> Search {
     events.sort_by_key(|(time_ns, returns, entry)| (*time_ns, *returns, entry.id));
     let mut pending = Pending::default();
     let mut configurations = HashSet::from([Configuration {
-        effective: 0,
+        effective: Slots::default(),
         state: Secret::default(),
     }]);
     let mut searched = 0;
@@ -181,7 +209,7 @@ impl<'a> Pending<'a> {
             Some(slot) => self.slots[slot] = Some(entry),
             None => self.slots.push(Some(entry)),
         }
-        self.slots.len() <= 64
+        self.slots.len() <= Slots::COUNT
     }
 
     fn slot(&self, entry: &Entry) -> usize {
@@ -206,8 +234,8 @@ impl<'a> Pending<'a> {
         let mut open: Vec<Configuration> = before.iter().cloned().collect();
         while let Some(mut configuration) = open.pop() {
             self.let_reads_take_effect(&mut configuration);
-            if configuration.effective & (1 << slot) != 0 {
-                configuration.effective &= !(1 << slot);
+            if configuration.effective.contains(slot) {
+                configuration.effective.remove(slot);
                 after.insert(configuration);
                 continue;
             }
@@ -219,8 +247,7 @@ impl<'a> Pending<'a> {
                 return None;
             }
             for (position, entry) in self.slots.iter().enumerate() {
-                let bit = 1 << position;
-                let Some(entry) = entry.filter(|_| configuration.effective & bit == 0) else {
+                let Some(entry) = entry.filter(|_| !configuration.effective.contains(position)) else {
                     continue;
                 };
                 let (answer, next) = configuration.state.apply(&entry.call);
@@ -231,7 +258,7 @@ impl<'a> Pending<'a> {
                 };
                 if possible {
                     open.push(Configuration {
-                        effective: configuration.effective | bit,
+                        effective: configuration.effective.with(position),
                         state: next.unwrap_or_else(|| configuration.state.clone()),
                     });
                 }
@@ -249,7 +276,7 @@ impl<'a> Pending<'a> {
                 && let Some((_, seen)) = &entry.until
                 && configuration.state.apply(&entry.call).0 == *seen
             {
-                configuration.effective |= 1 << position;
+                configuration.effective.insert(position);
             }
         }
     }

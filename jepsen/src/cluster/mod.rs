@@ -10,14 +10,16 @@ pub use network::{Links, Network, sweep_all, watch_and_sweep};
 
 use crate::HarnessError;
 use conclave::{
-    api::conclave::messages::Status,
+    api::conclave::messages::{AddMember, MemberId, Status},
     client::{Client, Settings},
     dev::NodeProcess,
 };
-use conclave_fault_layer::FaultLayer;
+use conclave_fault_layer::{FaultLayer, copy_directory};
 use rustix::process::Signal;
 use std::{
+    ffi::OsString,
     fs,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -31,6 +33,8 @@ pub struct ClusterOptions<'a> {
     pub folder: &'a Path,
     pub nodes: usize,
     pub accounts: &'a [ClientAccount],
+    /// A variable in the environment of every node.
+    pub environment: Option<(&'a str, &'a str)>,
     /// Who operates it for the harness; one of `accounts`.
     pub operator: &'a ClientAccount,
 }
@@ -41,6 +45,7 @@ pub struct Cluster {
     files: ClusterFiles,
     network: Network,
     operator: Client,
+    environment: Option<(OsString, OsString)>,
 }
 
 struct Node {
@@ -63,6 +68,8 @@ impl Cluster {
             ("cluster", "snapshot_keep_log_bytes", Value::from(4_i64 << 20)),
             ("cluster", "reserve_bytes", Value::from(64_i64 << 20)),
             ("cluster", "last_reserve_bytes", Value::from(16_i64 << 20)),
+            // Below the clients' patience: they are told that no majority answers.
+            ("limits", "request_timeout_ms", Value::from(1_800)),
             ("log", "format", Value::from("json")),
         ];
         let files = ClusterFiles::make(options.folder, &addresses, options.accounts, &settings)?;
@@ -90,6 +97,9 @@ impl Cluster {
             files,
             network,
             operator,
+            environment: options
+                .environment
+                .map(|(name, value)| (name.into(), value.into())),
         };
         for node in 0..cluster.len() {
             cluster.start_node(node)?;
@@ -131,7 +141,11 @@ impl Cluster {
             return Ok(());
         }
         let own = &mut self.nodes[node];
-        let environment = own.faults.environment();
+        let environment = own
+            .faults
+            .environment()
+            .into_iter()
+            .chain(self.environment.clone());
         let process = NodeProcess::start(&own.program, &self.files.nodes[node], environment);
         own.process = Some(process.map_err(|error| HarnessError(error.to_string()))?);
         Ok(())
@@ -256,11 +270,102 @@ impl Cluster {
     pub fn wipe(&mut self, node: usize) -> Result<(), HarnessError> {
         assert!(!self.runs(node), "a running node's disk is not wiped");
         let data_dir = &self.files.nodes[node].data_dir;
-        fs::remove_dir_all(data_dir).map_err(|error| HarnessError::about(data_dir.display(), error))?;
-        // What was synced of the old directory says nothing about the new one.
-        let own = self.files.own_folder(node);
-        let records = own.join("synced.records");
-        fs::write(&records, "").map_err(|error| HarnessError::about(records.display(), error))
+        let wiped =
+            fs::remove_dir_all(data_dir).and_then(|()| fs::DirBuilder::new().mode(0o700).create(data_dir));
+        wiped.map_err(|error| HarnessError::about(data_dir.display(), error))?;
+        self.nodes[node].faults.take_as_durable(data_dir);
+        Ok(())
+    }
+
+    /// Keeps a copy of the disk of a node that is down.
+    pub fn keep_copy_of_disk(&mut self, node: usize) {
+        assert!(!self.runs(node), "a running node's disk is not copied");
+        copy_directory(&self.files.nodes[node].data_dir, &self.kept_copy(node));
+    }
+
+    /// Gives a node that is down the disk that was kept.
+    ///
+    /// # Errors
+    /// When files cannot be moved.
+    pub fn put_kept_disk_back(&mut self, node: usize) -> Result<(), HarnessError> {
+        assert!(!self.runs(node), "a running node's disk is not replaced");
+        let data_dir = &self.files.nodes[node].data_dir;
+        let kept = self.kept_copy(node);
+        let replaced = fs::remove_dir_all(data_dir)
+            .and_then(|()| fs::rename(&kept, data_dir))
+            .and_then(|()| fs::set_permissions(data_dir, fs::Permissions::from_mode(0o700)));
+        replaced.map_err(|error| HarnessError::about(data_dir.display(), error))?;
+        self.nodes[node].faults.take_as_durable(data_dir);
+        Ok(())
+    }
+
+    /// Whether a node of this name is a member; `None`: nobody says.
+    pub async fn is_member(&self, node: usize) -> Option<bool> {
+        let members = self.operator.members().await.ok()?;
+        let name = &self.files.nodes[node].name;
+        Some(members.members.iter().any(|member| member.name == *name))
+    }
+
+    /// Takes a node out of the membership.
+    ///
+    /// # Errors
+    /// Why it cannot be done.
+    pub async fn remove_member(&self, node: usize) -> Result<(), String> {
+        let members = self.operator.members().await.map_err(|error| error.to_string())?;
+        let name = &self.files.nodes[node].name;
+        let member = members.members.iter().find(|member| member.name == *name);
+        let id = member.ok_or_else(|| format!("{name} is no member"))?.id;
+        let request = MemberId {
+            id,
+            timeout_ms: Some(MEMBER_PATIENCE_MS),
+        };
+        let removed = self.operator.remove_member(&request).await;
+        removed.map(drop).map_err(|error| error.to_string())
+    }
+
+    /// Gives a member's place to the node of the same name that waits with an empty disk, as an
+    /// operator does where it came back by itself not long ago.
+    ///
+    /// # Errors
+    /// Why it cannot be done.
+    pub async fn replace_member(&self, node: usize) -> Result<(), String> {
+        let members = self.operator.members().await.map_err(|error| error.to_string())?;
+        let name = &self.files.nodes[node].name;
+        let member = members.members.iter().find(|member| member.name == *name);
+        let id = member.ok_or_else(|| format!("{name} is no member"))?.id;
+        let request = MemberId {
+            id,
+            timeout_ms: Some(MEMBER_PATIENCE_MS),
+        };
+        let replaced = self.operator.replace_member(&request).await;
+        replaced.map(drop).map_err(|error| error.to_string())
+    }
+
+    /// Lets a node that waits with an empty disk join, and vote.
+    ///
+    /// # Errors
+    /// Why it cannot be done.
+    pub async fn add_voter(&self, node: usize) -> Result<(), String> {
+        let name = self.files.nodes[node].name.clone();
+        let members = self.operator.members().await.map_err(|error| error.to_string())?;
+        let id = match members.members.iter().find(|member| member.name == name) {
+            Some(member) if member.voter => return Ok(()),
+            Some(member) => member.id,
+            None => {
+                let request = AddMember {
+                    name,
+                    timeout_ms: Some(MEMBER_PATIENCE_MS),
+                };
+                let added = self.operator.add_member(&request).await;
+                added.map_err(|error| error.to_string())?.id
+            }
+        };
+        let request = MemberId {
+            id,
+            timeout_ms: Some(MEMBER_PATIENCE_MS),
+        };
+        let promoted = self.operator.promote_member(&request).await;
+        promoted.map(drop).map_err(|error| error.to_string())
     }
 
     /// A node's status, now.
@@ -321,6 +426,10 @@ impl Cluster {
         Ok(())
     }
 
+    fn kept_copy(&self, node: usize) -> PathBuf {
+        self.files.own_folder(node).join("kept-disk")
+    }
+
     fn signal(&mut self, node: usize, signal: Signal) {
         if let Some(process) = &mut self.nodes[node].process {
             process.signal(signal);
@@ -343,6 +452,8 @@ impl Drop for Cluster {
 const ASK_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// A node that stays sealed all the same is seen when the cluster does not become whole.
 const SEAL_TRIES: usize = 25;
+/// For one step of a change of the membership; below the operator's own.
+const MEMBER_PATIENCE_MS: u64 = 8_000;
 const STOP_GRACE: Duration = Duration::from_secs(30);
 
 fn move_if_there(from: &Path, to: &Path) -> Result<(), HarnessError> {

@@ -30,6 +30,10 @@ pub enum Fault {
     SealKeyLoss { who: Who },
     /// `kill -9`, and the disk is empty; it joins as a new incarnation at the end.
     Wipe { who: Who },
+    /// It gets the disk that it had when this began, and must be found out.
+    OldDisk { who: Who },
+    /// It is no member any more; at the end its disk is emptied, it joins and votes again.
+    Removal { who: Who },
 }
 
 /// Which nodes.
@@ -158,6 +162,9 @@ impl Fault {
             Self::SealKeyLoss { who: Who::Follower },
             Self::Wipe { who: Who::Follower },
             Self::Wipe { who: Who::Leader },
+            Self::OldDisk { who: Who::Follower },
+            Self::Removal { who: Who::Follower },
+            Self::Removal { who: Who::Leader },
         ]
     }
 
@@ -198,7 +205,18 @@ impl Fault {
             Self::RollingRestart => "rolling-restart".to_owned(),
             Self::SealKeyLoss { who } => format!("seal-key-loss-{}", who.name()),
             Self::Wipe { who } => format!("wipe-{}", who.name()),
+            Self::OldDisk { who } => format!("old-disk-{}", who.name()),
+            Self::Removal { who } => format!("removal-{}", who.name()),
         }
+    }
+
+    /// Whether it takes from a disk what was acknowledged: until the node is a voter again, no other
+    /// disk may lose anything, or a majority may have lost it.
+    pub fn loses_a_disk(&self) -> bool {
+        matches!(
+            self,
+            Self::Wipe { .. } | Self::OldDisk { .. } | Self::Removal { .. }
+        )
     }
 
     /// Whether it is done to processes and disks, rather than to links, clocks and roles: of each two
@@ -210,7 +228,9 @@ impl Fault {
             | Self::Pause { .. }
             | Self::RollingRestart
             | Self::SealKeyLoss { .. }
-            | Self::Wipe { .. } => true,
+            | Self::Wipe { .. }
+            | Self::OldDisk { .. }
+            | Self::Removal { .. } => true,
             Self::Partition { .. }
             | Self::OneWay { .. }
             | Self::Lossy { .. }

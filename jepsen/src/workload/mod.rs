@@ -7,7 +7,7 @@ mod pool;
 pub use pool::{Pool, PoolLimits};
 
 use crate::{
-    client::Caller,
+    client::{CALL_TIMEOUT, Caller},
     cluster::ClientAccount,
     history::{Answer, Call, Outcome},
 };
@@ -37,6 +37,9 @@ pub enum Workload {
     Polling,
     /// Somebody without any right asks for what is there.
     Denied,
+    /// Impatient clients that stay with a node until it fails them: how long writes and polls stand
+    /// still is measured by these.
+    Probe,
 }
 
 /// How a workload's clients behave.
@@ -46,10 +49,19 @@ struct Shape {
     weights: Weights,
     /// Of ten puts, how many repeat a value of that secret.
     repeated_of_ten: u32,
-    /// Whether reads ask followers only.
-    reads_at_followers: bool,
+    nodes: Nodes,
     /// The mean of the time between two calls of a client.
     think_ms: u64,
+}
+
+/// Which nodes a client asks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Nodes {
+    Any,
+    /// Followers, with polls.
+    Followers,
+    /// One, until it fails.
+    Same,
 }
 
 /// What all clients share.
@@ -80,13 +92,14 @@ impl Shared {
 
 impl Workload {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Registers,
         Self::Wide,
         Self::Ledger,
         Self::List,
         Self::Polling,
         Self::Denied,
+        Self::Probe,
     ];
 
     /// Its name in histories, grants and secrets' names.
@@ -98,6 +111,7 @@ impl Workload {
             Self::List => "list",
             Self::Polling => "polling",
             Self::Denied => "denied",
+            Self::Probe => "probe",
         }
     }
 
@@ -124,13 +138,22 @@ impl Workload {
         Pool::new(prefix, self.shape().limits)
     }
 
+    /// How long its clients wait for an answer.
+    pub fn call_timeout(self) -> Duration {
+        match self {
+            Self::Probe => PROBE_TIMEOUT,
+            _ => CALL_TIMEOUT,
+        }
+    }
+
     /// Makes one call after the other until told to stop.
     pub async fn run(self, mut caller: Caller, pool: Arc<Pool>, shared: Arc<Shared>, seed: u64) {
         let shape = self.shape();
         let mut random = StdRng::seed_from_u64(seed);
+        let mut same = random.random_range(0..caller.nodes());
         while !shared.stop.load(Ordering::Relaxed) {
             let kind = shape.weights.draw(&mut random);
-            let node = choose_node(&shape, kind, caller.nodes(), &shared, &mut random);
+            let node = choose_node(&shape, kind, (same, caller.nodes()), &shared, &mut random);
             if kind == Kind::List {
                 caller.call(node, None, Call::List).await;
             } else {
@@ -140,6 +163,9 @@ impl Workload {
                 let call = secret.call(kind, repeats, new, &mut random);
                 let outcome = caller.call(node, Some(&secret.name), call.clone()).await;
                 secret.learn(&call, &outcome);
+                if !matches!(outcome, Outcome::Ok { .. }) {
+                    same = (same + 1) % caller.nodes();
+                }
                 if matches!(outcome, Outcome::Fail { .. }) {
                     // Whoever was refused asks another node a little later.
                     tokio::time::sleep(AFTER_FAILURE).await;
@@ -174,7 +200,7 @@ impl Workload {
                 },
                 weights: everything,
                 repeated_of_ten: 3,
-                reads_at_followers: false,
+                nodes: Nodes::Any,
                 think_ms: 20,
             },
             Self::Wide => Shape {
@@ -186,7 +212,7 @@ impl Workload {
                 },
                 weights: everything,
                 repeated_of_ten: 2,
-                reads_at_followers: false,
+                nodes: Nodes::Any,
                 think_ms: 20,
             },
             Self::Ledger => Shape {
@@ -204,7 +230,7 @@ impl Workload {
                     (Kind::Poll, 5),
                 ]),
                 repeated_of_ten: 0,
-                reads_at_followers: false,
+                nodes: Nodes::Any,
                 think_ms: 20,
             },
             Self::List => Shape {
@@ -222,7 +248,7 @@ impl Workload {
                     (Kind::List, 15),
                 ]),
                 repeated_of_ten: 1,
-                reads_at_followers: false,
+                nodes: Nodes::Any,
                 think_ms: 40,
             },
             Self::Polling => Shape {
@@ -234,8 +260,20 @@ impl Workload {
                 },
                 weights: some(&[(Kind::Put, 4), (Kind::Activate, 6), (Kind::Poll, 90)]),
                 repeated_of_ten: 0,
-                reads_at_followers: true,
+                nodes: Nodes::Followers,
                 think_ms: 15,
+            },
+            Self::Probe => Shape {
+                clients: 3,
+                limits: PoolLimits {
+                    secrets: 3,
+                    calls: 160,
+                    unknown: 4,
+                },
+                weights: some(&[(Kind::Put, 1), (Kind::Poll, 1)]),
+                repeated_of_ten: 0,
+                nodes: Nodes::Same,
+                think_ms: 12,
             },
             Self::Denied => Shape {
                 clients: 1,
@@ -246,7 +284,7 @@ impl Workload {
                 },
                 weights: some(&[(Kind::Get, 1)]),
                 repeated_of_ten: 0,
-                reads_at_followers: false,
+                nodes: Nodes::Any,
                 // A node keeps a record of its own for ten refusals in ten seconds.
                 think_ms: 1_500,
             },
@@ -254,13 +292,24 @@ impl Workload {
     }
 }
 
+/// Of a probe: so much too long its figures may be.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(400);
 const AFTER_FAILURE: Duration = Duration::from_millis(40);
 
-fn choose_node(shape: &Shape, kind: Kind, nodes: usize, shared: &Shared, random: &mut StdRng) -> usize {
+fn choose_node(
+    shape: &Shape,
+    kind: Kind,
+    (same, nodes): (usize, usize),
+    shared: &Shared,
+    random: &mut StdRng,
+) -> usize {
     let leader = *shared.leader.borrow();
-    match leader.filter(|_| shape.reads_at_followers && kind == Kind::Poll) {
-        Some(leader) => (leader + random.random_range(1..nodes)) % nodes,
-        None => random.random_range(0..nodes),
+    match (shape.nodes, leader) {
+        (Nodes::Same, _) => same,
+        (Nodes::Followers, Some(leader)) if kind == Kind::Poll => {
+            (leader + random.random_range(1..nodes)) % nodes
+        }
+        _ => random.random_range(0..nodes),
     }
 }
 

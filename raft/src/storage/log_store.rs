@@ -740,6 +740,8 @@ fn write_batch(shared: &Shared, operations: Vec<Operation>, bytes: usize) {
     let failed = shared.lock().check_not_failed();
     let written = failed.and_then(|()| {
         let synced = shared.options.sync && operations.iter().any(Operation::must_be_synced);
+        #[cfg(feature = "planted-faults")]
+        let synced = synced && !crate::planted::is_planted("unsynced-log");
         let durability = if synced {
             Durability::Synced
         } else {

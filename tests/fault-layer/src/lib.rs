@@ -96,12 +96,13 @@ impl FaultLayer {
         fs::remove_dir_all(&aside).expect("it can be removed");
         fs::remove_dir_all(&self.removed).expect("it can be removed");
         fs::create_dir(&self.removed).expect("a folder");
-        self.note_as_synced(data_dir);
+        self.take_as_durable(data_dir);
         losses(&before, &tree(data_dir))
     }
 
-    /// What is there after a power cut is durable.
-    fn note_as_synced(&self, data_dir: &Path) {
+    /// What is there is durable, and nothing else is known of the disk: after a power cut, or where a
+    /// test put other files into the data directory of a node that is down.
+    pub fn take_as_durable(&self, data_dir: &Path) {
         let mut lines = String::new();
         for (path, entry) in tree(data_dir) {
             let (device, inode, birth) = entry.identity;
