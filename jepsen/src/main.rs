@@ -148,12 +148,14 @@ fn main() -> ExitCode {
 }
 
 fn one(run: &Run) -> Result<Verdict, HarnessError> {
+    cluster::enter_private_mounts()?;
     let seed = run.seed.unwrap_or_else(seed_of_now);
     let options = options(&run.shared, usize::from(run.nodes), run.seconds, seed, run.mixed)?;
     carry_out(&options).map(|summary| summary.verdict)
 }
 
 fn many(soak: &Soak) -> Result<Verdict, HarnessError> {
+    cluster::enter_private_mounts()?;
     let first = soak.seed.unwrap_or_else(seed_of_now);
     let end = Instant::now() + Duration::from_secs_f64(soak.hours * 3_600.0);
     let mut verdicts = Vec::new();
@@ -179,6 +181,7 @@ fn many(soak: &Soak) -> Result<Verdict, HarnessError> {
 }
 
 fn plant(planted: &Planted) -> Result<Verdict, HarnessError> {
+    cluster::enter_private_mounts()?;
     let mut lines = Vec::new();
     let mut all_caught = true;
     let wanted = |name: &str| planted.only.is_empty() || planted.only.iter().any(|only| only == name);

@@ -6,7 +6,7 @@ use crate::{
     HarnessError,
     cluster::{Cluster, Links},
     history::Recorder,
-    schedule::{Direction, Fault, Schedule, Strike},
+    schedule::{Direction, Fault, Schedule, Strike, pick},
 };
 use conclave::{api::conclave::messages::TransferLeadership, client::Client};
 use serde::Serialize;
@@ -75,7 +75,9 @@ impl Nemesis {
     /// # Errors
     /// When the harness itself fails: a node cannot be started, iptables refuses.
     pub async fn run(&mut self, cluster: &mut Cluster, schedule: &Schedule) -> Result<(), HarnessError> {
-        let began = self.recorder.elapsed();
+        // Moves on when a fault took longer than planned, as returns of wiped nodes do: the faults after
+        // it shall last as long as they should.
+        let mut began = self.recorder.elapsed();
         let mut edges = Vec::new();
         for (number, strike) in schedule.strikes.iter().enumerate() {
             edges.push((strike.at_ms, false, number));
@@ -98,6 +100,7 @@ impl Nemesis {
             } else if let Some(position) = self.begin(cluster, strike).await? {
                 under_way.insert(number, position);
             }
+            began += self.recorder.elapsed().saturating_sub(at + LATE);
         }
         Ok(())
     }
@@ -109,16 +112,17 @@ impl Nemesis {
     pub async fn heal(&mut self, cluster: &mut Cluster) -> Result<(), HarnessError> {
         self.look_for_ends(cluster);
         self.cuts.clear();
-        for (_, drift) in std::mem::take(&mut self.drifts) {
-            drift.abort();
+        for (_, task) in std::mem::take(&mut self.drifts) {
+            end_task(task).await;
         }
-        for (_, transfers) in std::mem::take(&mut self.transfers) {
-            transfers.abort();
+        for (_, task) in std::mem::take(&mut self.transfers) {
+            end_task(task).await;
         }
         cluster.set_links(Links::open(cluster.len()))?;
         for node in 0..cluster.len() {
             cluster.set_clock_offset_ms(node, 0);
             cluster.resume(node);
+            cluster.empty_disk(node)?;
             cluster.start_node(node)?;
         }
         for node in 0..cluster.len() {
@@ -160,8 +164,7 @@ impl Nemesis {
         }
         let position = self.done.len();
         let known_leader = *self.leader.borrow();
-        let leader =
-            known_leader.unwrap_or_else(|| usize::try_from(strike.draw).unwrap_or(0) % cluster.len());
+        let leader = known_leader.unwrap_or_else(|| pick(strike.draw, cluster.len()));
         let nodes = struck(&strike.fault, cluster, leader, strike.draw);
         let name = strike.fault.name();
         let shown: Vec<usize> = nodes.iter().map(|node| node + 1).collect();
@@ -216,6 +219,14 @@ impl Nemesis {
                 }
                 self.disk_lost = true;
             }
+            Fault::FullDisk {
+                below_the_last_reserve,
+                ..
+            } => {
+                for node in &nodes {
+                    cluster.fill_disk(*node, *below_the_last_reserve)?;
+                }
+            }
             Fault::OldDisk { .. } => {
                 cluster.kill(&nodes).await;
                 for node in &nodes {
@@ -261,7 +272,7 @@ impl Nemesis {
                 .for_each(|node| cluster.set_clock_offset_ms(*node, 0)),
             Fault::ClockDrift { .. } => {
                 if let Some(drift) = self.drifts.remove(&position) {
-                    drift.abort();
+                    end_task(drift).await;
                 }
                 nodes
                     .iter()
@@ -269,10 +280,15 @@ impl Nemesis {
             }
             Fault::Transfers => {
                 if let Some(transfers) = self.transfers.remove(&position) {
-                    transfers.abort();
+                    end_task(transfers).await;
                 }
             }
             Fault::RollingRestart => {}
+            Fault::FullDisk { .. } => {
+                for node in &nodes {
+                    cluster.empty_disk(*node)?;
+                }
+            }
             Fault::SealKeyLoss { .. } => {
                 for node in &nodes {
                     cluster.give_seal_key_back(*node).await?;
@@ -396,6 +412,8 @@ impl Nemesis {
     }
 }
 
+/// So late nobody minds.
+const LATE: Duration = Duration::from_millis(500);
 const LOOK_PERIOD: Duration = Duration::from_millis(200);
 const ADD_TRIES: usize = 20;
 const REJOIN_PATIENCE: Duration = Duration::from_secs(30);
@@ -418,6 +436,7 @@ fn struck(fault: &Fault, cluster: &mut Cluster, leader: usize, draw: u64) -> Vec
         }
         Fault::Pause { who, .. }
         | Fault::OneWay { who, .. }
+        | Fault::FullDisk { who, .. }
         | Fault::ClockJump { who, .. }
         | Fault::ClockDrift { who, .. } => who.among(count, leader, draw),
         Fault::Partition { .. } | Fault::Lossy { .. } | Fault::Transfers | Fault::RollingRestart => {
@@ -454,6 +473,12 @@ fn links(fault: &Fault, nodes: usize, leader: usize, draw: u64) -> Links {
         _ => {}
     }
     links
+}
+
+/// Ends a task, and waits until it does nothing more.
+async fn end_task(task: JoinHandle<()>) {
+    task.abort();
+    let _ = task.await;
 }
 
 /// Lets clocks run away in steps of a tenth of a second.

@@ -158,6 +158,11 @@ pub async fn run(options: &RunOptions) -> Result<Summary, HarnessError> {
         summary,
     };
     report.write(&options.output)?;
+    if report.summary.verdict == Verdict::Valid {
+        // Nobody will look into them.
+        let disks = folder.join("disks");
+        fs::remove_dir_all(&disks).map_err(|error| HarnessError::about(disks.display(), error))?;
+    }
     Ok(report.summary)
 }
 
@@ -438,7 +443,7 @@ fn nodes_check(
     }
     for node in 1..=nodes {
         let log =
-            fs::read_to_string(folder.join(format!("node-{node}")).join("node.log")).unwrap_or_default();
+            fs::read_to_string(folder.join("logs").join(format!("node-{node}.log"))).unwrap_or_default();
         let panics = log.lines().filter(|line| line.contains("panicked at")).take(3);
         findings.extend(panics.map(|line| finding(format!("node {node} panicked: {line}"))));
     }
@@ -451,7 +456,7 @@ fn nodes_check(
 
 /// Whether the first node says that faults may be planted in it.
 fn confesses(folder: &Path) -> bool {
-    let log = fs::read_to_string(folder.join("node-1").join("node.log"));
+    let log = fs::read_to_string(folder.join("logs").join("node-1.log"));
     log.is_ok_and(|log| log.contains(planted::CONFESSION))
 }
 

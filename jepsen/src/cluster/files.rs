@@ -4,9 +4,11 @@
 //! DIR/ca.pem, client-ca.pem     the two authorities
 //! DIR/clients/NAME.pem, .key    a certificate for each client
 //! DIR/grants.toml               who may do what
+//! DIR/node-K/                   a file system of its own
 //! DIR/node-K/node.toml          its configuration
 //! DIR/node-K/seal.key           its copy of the seal key, which a fault may take away
-//! DIR/node-K/data/, node.log    what it stores and says
+//! DIR/node-K/data/              what it stores
+//! DIR/logs/node-K.log           what it says
 //! ```
 
 use crate::HarnessError;
@@ -108,6 +110,7 @@ impl ClusterFiles {
         let clients = Authority::generate(AuthorityKind::Clients, CLUSTER_NAME, valid)?;
         clients.write(&folder.join("client-ca.pem"), &folder.join("client-ca.key"))?;
         fs::create_dir(folder.join("clients"))?;
+        fs::create_dir(folder.join("logs"))?;
         let mut grants = String::new();
         for account in accounts {
             let principal = account.principal();
@@ -129,7 +132,7 @@ impl ClusterFiles {
         KeyFile::generate(&seal_key)?;
         for (node, address) in addresses.iter().enumerate() {
             let own = self.own_folder(node);
-            fs::create_dir(&own)?;
+            fs::create_dir_all(&own)?;
             fs::copy(&seal_key, self.seal_key(node))?;
             let hosts = [address.to_string()];
             let name = NodeName::new(CLUSTER_NAME, &self.nodes[node].name)?;
@@ -205,7 +208,7 @@ fn validity() -> Validity {
     }
 }
 
-fn own_folder(folder: &Path, node: usize) -> PathBuf {
+pub(super) fn own_folder(folder: &Path, node: usize) -> PathBuf {
     folder.join(format!("node-{}", node + 1))
 }
 
@@ -215,7 +218,7 @@ fn layout(folder: &Path, node: usize) -> NodeLayout {
         name: format!("node-{}", node + 1),
         config: own.join("node.toml"),
         data_dir: own.join("data"),
-        log: own.join("node.log"),
+        log: folder.join("logs").join(format!("node-{}.log", node + 1)),
         ports: NodePorts {
             api: API_PORT,
             cluster: CLUSTER_PORT,

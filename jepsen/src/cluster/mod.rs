@@ -2,9 +2,11 @@
 //!
 //! All nodes are started from one thread that lives as long as the run: they end when it does.
 
+mod disk;
 mod files;
 mod network;
 
+pub use disk::enter_private_mounts;
 pub use files::{API_PORT, ClientAccount, ClusterFiles};
 pub use network::{Links, Network, sweep_all, watch_and_sweep};
 
@@ -15,6 +17,7 @@ use conclave::{
     dev::NodeProcess,
 };
 use conclave_fault_layer::{FaultLayer, copy_directory};
+use disk::Disk;
 use rustix::process::Signal;
 use std::{
     ffi::OsString,
@@ -52,6 +55,7 @@ struct Node {
     program: PathBuf,
     faults: FaultLayer,
     process: Option<NodeProcess>,
+    disk: Disk,
 }
 
 impl Cluster {
@@ -61,13 +65,25 @@ impl Cluster {
     /// When something of it cannot be made.
     pub fn start(options: &ClusterOptions<'_>) -> Result<Self, HarnessError> {
         let network = Network::make(options.nodes)?;
+        let mut disks = Vec::new();
+        for node in 0..options.nodes {
+            let image = options
+                .folder
+                .join("disks")
+                .join(format!("node-{}.ext4", node + 1));
+            disks.push(Disk::make(&image, &files::own_folder(options.folder, node))?);
+        }
         let addresses: Vec<_> = (0..options.nodes).map(|node| network.address(node)).collect();
         let settings = [
             // Small, so that snapshots are taken, and sent, during a run.
             ("cluster", "snapshot_log_bytes", Value::from(1_i64 << 20)),
             ("cluster", "snapshot_keep_log_bytes", Value::from(4_i64 << 20)),
-            ("cluster", "reserve_bytes", Value::from(64_i64 << 20)),
-            ("cluster", "last_reserve_bytes", Value::from(16_i64 << 20)),
+            ("cluster", "reserve_bytes", Value::from(RESERVE_MIB << 20)),
+            (
+                "cluster",
+                "last_reserve_bytes",
+                Value::from(LAST_RESERVE_MIB << 20),
+            ),
             // Below the clients' patience: they are told that no majority answers.
             ("limits", "request_timeout_ms", Value::from(1_800)),
             ("log", "format", Value::from("json")),
@@ -84,9 +100,10 @@ impl Cluster {
         };
         let operator = Client::new(&operator).map_err(|error| HarnessError(error.to_string()))?;
         let mut nodes = Vec::new();
-        for node in 0..options.nodes {
+        for (node, disk) in disks.into_iter().enumerate() {
             let own = files.own_folder(node);
             nodes.push(Node {
+                disk,
                 program: network.program_within(node, options.program, &own)?,
                 faults: FaultLayer::new(&own),
                 process: None,
@@ -277,6 +294,28 @@ impl Cluster {
         Ok(())
     }
 
+    /// Takes a node's free space: below its first reserve, or below the last one too.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn fill_disk(&self, node: usize, below_the_last_reserve: bool) -> Result<(), HarnessError> {
+        let reserve_mib = if below_the_last_reserve {
+            LAST_RESERVE_MIB
+        } else {
+            RESERVE_MIB
+        };
+        let leave_bytes = u64::try_from(reserve_mib).unwrap_or(0) << 19;
+        self.nodes[node].disk.fill(leave_bytes)
+    }
+
+    /// Gives it back.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn empty_disk(&self, node: usize) -> Result<(), HarnessError> {
+        self.nodes[node].disk.empty()
+    }
+
     /// Keeps a copy of the disk of a node that is down.
     pub fn keep_copy_of_disk(&mut self, node: usize) {
         assert!(!self.runs(node), "a running node's disk is not copied");
@@ -450,6 +489,9 @@ impl Drop for Cluster {
 }
 
 const ASK_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// Above what RocksDB may still write after a file system has become full at once.
+const RESERVE_MIB: i64 = 256;
+const LAST_RESERVE_MIB: i64 = 128;
 /// A node that stays sealed all the same is seen when the cluster does not become whole.
 const SEAL_TRIES: usize = 25;
 /// For one step of a change of the membership; below the operator's own.

@@ -7,7 +7,8 @@
 //! history.jsonl     every operation with its answer
 //! report.html       the verdict and timelines, for people
 //! audit.jsonl       the audit as it was read at the end
-//! cluster/          the cluster's files: node-K/node.log is what node K said
+//! cluster/logs/     what each node said
+//! cluster/disks/    the nodes' file systems, unless the verdict is valid: mount them with `-o loop`
 //! ```
 
 mod html;

@@ -32,6 +32,8 @@ pub enum Fault {
     Wipe { who: Who },
     /// It gets the disk that it had when this began, and must be found out.
     OldDisk { who: Who },
+    /// Little space is left on its file system: less than the first reserve, or than the last.
+    FullDisk { who: Who, below_the_last_reserve: bool },
     /// It is no member any more; at the end its disk is emptied, it joins and votes again.
     Removal { who: Who },
 }
@@ -163,6 +165,22 @@ impl Fault {
             Self::Wipe { who: Who::Follower },
             Self::Wipe { who: Who::Leader },
             Self::OldDisk { who: Who::Follower },
+            Self::FullDisk {
+                who: Who::Leader,
+                below_the_last_reserve: false,
+            },
+            Self::FullDisk {
+                who: Who::Follower,
+                below_the_last_reserve: true,
+            },
+            Self::FullDisk {
+                who: Who::Majority,
+                below_the_last_reserve: false,
+            },
+            Self::FullDisk {
+                who: Who::All,
+                below_the_last_reserve: true,
+            },
             Self::Removal { who: Who::Follower },
             Self::Removal { who: Who::Leader },
         ]
@@ -206,6 +224,7 @@ impl Fault {
             Self::SealKeyLoss { who } => format!("seal-key-loss-{}", who.name()),
             Self::Wipe { who } => format!("wipe-{}", who.name()),
             Self::OldDisk { who } => format!("old-disk-{}", who.name()),
+            Self::FullDisk { who, .. } => format!("full-disk-{}", who.name()),
             Self::Removal { who } => format!("removal-{}", who.name()),
         }
     }
@@ -231,7 +250,8 @@ impl Fault {
             | Self::Wipe { .. }
             | Self::OldDisk { .. }
             | Self::Removal { .. } => true,
-            Self::Partition { .. }
+            Self::FullDisk { .. }
+            | Self::Partition { .. }
             | Self::OneWay { .. }
             | Self::Lossy { .. }
             | Self::ClockJump { .. }
@@ -255,9 +275,9 @@ impl Who {
 
     /// The positions of the nodes, of so many with this leader. `draw` decides where it is free.
     pub fn among(self, nodes: usize, leader: usize, draw: u64) -> Vec<usize> {
-        let any = usize::try_from(draw % nodes as u64).unwrap_or(0);
+        let any = pick(draw, nodes);
         let from = |first: usize, count: usize| (0..count).map(|step| (first + step) % nodes).collect();
-        let follower = (leader + 1 + usize::try_from(draw % (nodes as u64 - 1)).unwrap_or(0)) % nodes;
+        let follower = (leader + 1 + pick(draw, nodes - 1)) % nodes;
         match self {
             Self::One => vec![any],
             Self::Leader => vec![leader],
@@ -291,9 +311,14 @@ impl Partition {
     }
 }
 
+/// One of so many.
+pub(crate) fn pick(draw: u64, count: usize) -> usize {
+    usize::try_from(draw).unwrap_or(0) % count
+}
+
 /// Of three nodes every two are neighbours: there, one pair is cut.
 fn ring(nodes: usize, draw: u64) -> Vec<(usize, usize)> {
-    let first = usize::try_from(draw % nodes as u64).unwrap_or(0);
+    let first = pick(draw, nodes);
     let pairs = (0..nodes).flat_map(|from| (0..nodes).map(move |to| (from, to)));
     let apart = |(from, to): &(usize, usize)| {
         let distance = (from + nodes - to) % nodes;

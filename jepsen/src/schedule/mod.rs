@@ -6,6 +6,7 @@
 
 mod fault;
 
+pub(crate) use fault::pick;
 pub use fault::{Direction, Fault, Length, Partition, Who};
 
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
