@@ -12,8 +12,9 @@ use std::{
     process::Command,
 };
 
-/// More than a node needs in a run, and little of it is really taken.
-const DISK_BYTES: u64 = 2 << 30;
+/// More than a node needs in a run, also with the removed files that the fault layer keeps. Only what is
+/// written is really taken.
+const DISK_BYTES: u64 = 16 << 30;
 const FILLER: &str = "filler";
 /// Set once this process has mounts of its own.
 const PRIVATE: &str = "CONCLAVE_JEPSEN_PRIVATE_MOUNTS";
