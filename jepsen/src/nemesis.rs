@@ -162,6 +162,7 @@ impl Nemesis {
         if strike.fault.loses_a_disk() && self.disk_lost {
             return Ok(None);
         }
+        cluster.tidy_disks();
         let position = self.done.len();
         let known_leader = *self.leader.borrow();
         let leader = known_leader.unwrap_or_else(|| pick(strike.draw, cluster.len()));

@@ -213,6 +213,13 @@ impl Cluster {
         lost.sum()
     }
 
+    /// Lets the fault layers keep only what a power cut may still bring back.
+    pub fn tidy_disks(&self) {
+        self.nodes
+            .iter()
+            .for_each(|node| node.faults.forget_durable_removals());
+    }
+
     /// SIGTERM, and waits until the process is gone. False: it had to be killed.
     pub async fn stop(&mut self, node: usize) -> bool {
         match self.nodes[node].process.take() {

@@ -276,6 +276,8 @@ fn sweep(number: u8) {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
         }
+        // The kernel takes its time over a namespace; its interface's name is wanted again at once.
+        let _ = run(&["ip", "link", "del", &interface(number, node)]);
         let _ = run(&["ip", "netns", "del", &namespace]);
     }
     let _ = run(&["ip", "link", "del", &bridge(number)]);

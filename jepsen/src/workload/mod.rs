@@ -14,6 +14,7 @@ use crate::{
 use calls::{Kind, Weights};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::{
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -58,8 +59,8 @@ struct Shape {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Nodes {
     Any,
-    /// Followers, with polls.
-    Followers,
+    /// With polls one follower, until it fails; anything else at any.
+    OneFollower,
     /// One, until it fails.
     Same,
 }
@@ -151,6 +152,8 @@ impl Workload {
         let shape = self.shape();
         let mut random = StdRng::seed_from_u64(seed);
         let mut same = random.random_range(0..caller.nodes());
+        // As a real poller it knows of changes by its own polls alone.
+        let mut held: HashMap<String, u32> = HashMap::new();
         while !shared.stop.load(Ordering::Relaxed) {
             let kind = shape.weights.draw(&mut random);
             let node = choose_node(&shape, kind, (same, caller.nodes()), &shared, &mut random);
@@ -160,10 +163,23 @@ impl Workload {
                 let secret = pool.draw(&mut random);
                 let repeats = random.random_range(0..10) < shape.repeated_of_ten;
                 let new = || shared.next_value.fetch_add(1, Ordering::Relaxed);
-                let call = secret.call(kind, repeats, new, &mut random);
+                let mut call = secret.call(kind, repeats, new, &mut random);
+                if let (Call::Poll { version }, Nodes::OneFollower) = (&mut call, shape.nodes) {
+                    *version = held.get(&secret.name).copied().unwrap_or(1);
+                }
                 let outcome = caller.call(node, Some(&secret.name), call.clone()).await;
                 secret.learn(&call, &outcome);
-                if !matches!(outcome, Outcome::Ok { .. }) {
+                if let (
+                    Call::Poll { .. },
+                    Outcome::Ok {
+                        answer: Answer::Value { version, .. },
+                    },
+                ) = (&call, &outcome)
+                {
+                    held.insert(secret.name.clone(), *version);
+                }
+                let stays = kind == Kind::Poll || shape.nodes == Nodes::Same;
+                if stays && !matches!(outcome, Outcome::Ok { .. }) {
                     same = (same + 1) % caller.nodes();
                 }
                 if matches!(outcome, Outcome::Fail { .. }) {
@@ -260,7 +276,7 @@ impl Workload {
                 },
                 weights: some(&[(Kind::Put, 4), (Kind::Activate, 6), (Kind::Poll, 90)]),
                 repeated_of_ten: 0,
-                nodes: Nodes::Followers,
+                nodes: Nodes::OneFollower,
                 think_ms: 15,
             },
             Self::Probe => Shape {
@@ -306,9 +322,10 @@ fn choose_node(
     let leader = *shared.leader.borrow();
     match (shape.nodes, leader) {
         (Nodes::Same, _) => same,
-        (Nodes::Followers, Some(leader)) if kind == Kind::Poll => {
-            (leader + random.random_range(1..nodes)) % nodes
-        }
+        (Nodes::OneFollower, leader) if kind == Kind::Poll => match leader {
+            Some(leader) if leader == same => (same + 1) % nodes,
+            _ => same,
+        },
         _ => random.random_range(0..nodes),
     }
 }

@@ -3,7 +3,7 @@
 //! `jepsen/`: an instrument, which panics with the path when a file cannot be read or written.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     ffi::OsString,
     fs::{self, OpenOptions},
     io,
@@ -72,11 +72,33 @@ impl FaultLayer {
             .expect("the clock's offset is written");
     }
 
+    /// Deletes kept files whose removal is durable: no directory had their names when it was last
+    /// synced. For nodes that run long; they may run meanwhile.
+    pub fn forget_durable_removals(&self) {
+        // Listed before the records are read: what a directory's record names after a file's removal
+        // does not name that file.
+        let kept = files_below(&self.removed).expect("a folder");
+        let synced = Synced::read(&self.synced);
+        let named: HashSet<FileIdentity> = synced
+            .directories
+            .values()
+            .flatten()
+            .map(|(_, identity)| *identity)
+            .collect();
+        for file in kept.iter().filter(|file| !named.contains(&identity(file))) {
+            fs::remove_file(file).expect("it can be removed");
+        }
+    }
+
     /// Makes a data directory what the disk would surely hold after a power cut: each directory
     /// with the names that it had when it was last synced, each file as far as it was synced. The
     /// data directory itself is taken as durable. The node must have been killed.
     pub fn lose_what_was_not_synced(&self, data_dir: &Path) -> Vec<Lost> {
         let synced = Synced::read(&self.synced);
+        assert!(
+            !synced.files.is_empty(),
+            "the library was not preloaded: nothing was ever synced"
+        );
         let before = tree(data_dir);
         // Beside the data directory; what is not kept goes with it.
         let aside = self.removed.with_extension("aside");
@@ -151,10 +173,6 @@ impl Synced {
                 synced.directories.insert(identity, names.collect());
             }
         }
-        assert!(
-            !synced.files.is_empty(),
-            "the library was not preloaded: nothing was ever synced"
-        );
         synced
     }
 
