@@ -2,7 +2,7 @@
 # (release), so that RocksDB is compiled once.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint measure jepsen soak planted needs
+.PHONY: help dev test lint measure jepsen soak planted simulate needs
 
 # Options for `conclave dev`, as in: make dev DEV="--fresh --nodes 5"
 DEV ?=
@@ -11,6 +11,12 @@ TEST ?=
 # Options for `conclave-jepsen run` and `soak`, as in: make jepsen JEPSEN="--seed 7 --nodes 5 --mixed"
 JEPSEN ?=
 HOURS ?= 1
+# How many seeds, from which one on, as in: make simulate SEEDS=1000 FIRST=1; or one alone: SEED=7
+SEEDS ?= 100
+FIRST ?= 1
+SEED ?=
+# A fault of the product's own, to see that it is found, as in: make simulate PLANT=LogNotSynced
+PLANT ?=
 
 help:
 	@echo 'make dev     install what is missing, build, and run three nodes on this machine'
@@ -19,6 +25,7 @@ help:
 	@echo 'make soak HOURS=n  the same with every fault, mixed too, for hours (root)'
 	@echo 'make planted  plants faults in a build of its own, and demands that they are found (root)'
 	@echo 'make measure  throughput, start, write gap, memory and disk: figures'
+	@echo 'make simulate  many seeds of the simulated cluster: SEEDS=1000, or one: SEED=7'
 	@echo 'make lint    rustfmt and clippy, warnings denied'
 
 needs:
@@ -59,6 +66,11 @@ soak: needs
 	@scripts/install-jepsen-needs
 	cargo build --release --package conclave --bin conclave
 	@scripts/with-many-files cargo run --release --package conclave-jepsen -- soak --hours $(HOURS) $(JEPSEN)
+
+# A seed that fails prints the line that replays it. SIMULATE_TRACE=file writes every event of one seed.
+simulate: needs
+	SIMULATE_FIRST=$(or $(SEED),$(FIRST)) SIMULATE_SEEDS=$(if $(SEED),1,$(SEEDS)) SIMULATE_PLANT=$(PLANT) \
+	  scripts/with-many-files cargo test --release -p conclave-cluster --test simulation -- --ignored --exact many_seeds_hold --nocapture
 
 lint: needs
 	cargo fmt --all --check
