@@ -154,17 +154,7 @@ pub(crate) fn count_request(
 }
 
 pub(crate) fn count_unidentified(reason: &Unidentified) {
-    let reason = match reason {
-        Unidentified::NoCertificate => "no_certificate",
-        Unidentified::CertificateExpired => "certificate_expired",
-        Unidentified::TooManyWaiting => "too_many_waiting",
-        Unidentified::NotOnTailnet => "not_on_tailnet",
-        Unidentified::DaemonGone { .. } => "daemon_gone",
-        Unidentified::UserspaceNetworking => "userspace_networking",
-        Unidentified::UnknownToDaemon => "unknown_to_daemon",
-        Unidentified::UnusableAnswer(_) => "unusable_answer",
-    };
-    counter!(UNIDENTIFIED, "reason" => reason).increment(1);
+    counter!(UNIDENTIFIED, "reason" => reason.kind()).increment(1);
 }
 
 pub(crate) fn count_reload(succeeded: bool) {

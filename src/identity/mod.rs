@@ -69,6 +69,22 @@ pub enum Unidentified {
     TooManyWaiting,
 }
 
+impl Unidentified {
+    /// One word for metrics, the same whatever the details are.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::NoCertificate => "no_certificate",
+            Self::CertificateExpired => "certificate_expired",
+            Self::TooManyWaiting => "too_many_waiting",
+            Self::NotOnTailnet => "not_on_tailnet",
+            Self::DaemonGone { .. } => "daemon_gone",
+            Self::UserspaceNetworking => "userspace_networking",
+            Self::UnknownToDaemon => "unknown_to_daemon",
+            Self::UnusableAnswer(_) => "unusable_answer",
+        }
+    }
+}
+
 /// The sources, asked in their order.
 pub struct Identifier {
     configured: Arc<ConfiguredGrants>,

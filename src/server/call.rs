@@ -1,7 +1,7 @@
 //! One request, with what is known of its connection, on its way through a dialect.
 
 use super::{
-    reports::Reports,
+    reports::ReportsByKind,
     slots::{Slot, Slots},
 };
 use crate::{
@@ -120,10 +120,10 @@ impl Call {
     }
 
     fn report_unidentified(&self, reason: &Unidentified) {
-        static REPORTS: Reports = Reports::new();
+        static REPORTS: ReportsByKind = ReportsByKind::new();
         let (remote, request_id) = (&self.connection.remote, &self.request_id);
         let what = "refused a caller that could not be identified";
-        match REPORTS.count(Instant::now()) {
+        match REPORTS.count(reason.kind(), Instant::now()) {
             Some(refused) => tracing::warn!(%remote, request_id, %reason, refused, "{what}"),
             None => tracing::debug!(%remote, request_id, %reason, "{what}"),
         }

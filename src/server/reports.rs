@@ -2,6 +2,7 @@
 //! it costs the stranger nothing, and must not fill the disk that the log lies on.
 
 use std::{
+    collections::BTreeMap,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -9,6 +10,9 @@ use tokio::time::Instant;
 
 /// Reports of one kind of event.
 pub(super) struct Reports(Mutex<Unreported>);
+
+/// The same for several kinds, of which none hides another.
+pub(super) struct ReportsByKind(Mutex<BTreeMap<&'static str, Unreported>>);
 
 /// What was counted and not reported yet.
 pub(super) struct Unreported {
@@ -25,6 +29,19 @@ impl Reports {
     /// As [`Unreported::count`].
     pub(super) fn count(&self, now: Instant) -> Option<u64> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).count(now)
+    }
+}
+
+impl ReportsByKind {
+    /// None yet.
+    pub(super) const fn new() -> Self {
+        Self(Mutex::new(BTreeMap::new()))
+    }
+
+    /// As [`Unreported::count`], for events of this kind.
+    pub(super) fn count(&self, kind: &'static str, now: Instant) -> Option<u64> {
+        let mut kinds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kinds.entry(kind).or_insert_with(Unreported::new).count(now)
     }
 }
 
@@ -64,5 +81,12 @@ mod tests {
             .filter_map(|tenths| reports.count(begin + Duration::from_millis(200 * tenths)))
             .collect();
         assert_eq!(counts, [1, 300, 300]);
+    }
+
+    #[test]
+    fn one_kind_hides_no_other() {
+        let (reports, now) = (ReportsByKind::new(), Instant::now());
+        let counts = ["a", "a", "b", "a"].map(|kind| reports.count(kind, now));
+        assert_eq!(counts, [Some(1), None, Some(1), None]);
     }
 }
