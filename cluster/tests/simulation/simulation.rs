@@ -150,7 +150,7 @@ impl Simulation<'_> {
                 election_timeout: Duration::from_millis(dice.between(100, 400)),
                 // Every other seed goes without snapshots: RocksDB's own threads decide of which files one is
                 // made, and that decides how it is sent.
-                snapshot_log_bytes: if seed % 2 == 0 {
+                snapshot_log_bytes: if seed.is_multiple_of(2) {
                     1 << 40
                 } else {
                     dice.between(32, 512) * 1024
