@@ -357,14 +357,7 @@ impl Cluster {
     /// # Errors
     /// Why it cannot be done.
     pub async fn remove_member(&self, node: usize) -> Result<(), String> {
-        let members = self.operator.members().await.map_err(|error| error.to_string())?;
-        let name = &self.files.nodes[node].name;
-        let member = members.members.iter().find(|member| member.name == *name);
-        let id = member.ok_or_else(|| format!("{name} is no member"))?.id;
-        let request = MemberId {
-            id,
-            timeout_ms: Some(MEMBER_PATIENCE_MS),
-        };
+        let request = self.member_id(node).await?;
         let removed = self.operator.remove_member(&request).await;
         removed.map(drop).map_err(|error| error.to_string())
     }
@@ -375,16 +368,20 @@ impl Cluster {
     /// # Errors
     /// Why it cannot be done.
     pub async fn replace_member(&self, node: usize) -> Result<(), String> {
+        let request = self.member_id(node).await?;
+        let replaced = self.operator.replace_member(&request).await;
+        replaced.map(drop).map_err(|error| error.to_string())
+    }
+
+    /// Which member a node is.
+    async fn member_id(&self, node: usize) -> Result<MemberId, String> {
         let members = self.operator.members().await.map_err(|error| error.to_string())?;
         let name = &self.files.nodes[node].name;
         let member = members.members.iter().find(|member| member.name == *name);
-        let id = member.ok_or_else(|| format!("{name} is no member"))?.id;
-        let request = MemberId {
-            id,
+        Ok(MemberId {
+            id: member.ok_or_else(|| format!("{name} is no member"))?.id,
             timeout_ms: Some(MEMBER_PATIENCE_MS),
-        };
-        let replaced = self.operator.replace_member(&request).await;
-        replaced.map(drop).map_err(|error| error.to_string())
+        })
     }
 
     /// Lets a node that waits with an empty disk join, and vote.

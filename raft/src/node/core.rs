@@ -146,12 +146,12 @@ impl Core {
     /// Publishes openraft, for as long as the node takes part.
     ///
     /// # Errors
-    /// It halted or withdrew meanwhile; openraft is to be stopped.
+    /// It halted, withdrew or began to stop meanwhile; openraft is to be stopped.
     pub fn set_running(&self, raft: &Raft) -> io::Result<()> {
         self.raft.send_replace(Some(raft.clone()));
-        // Looked at only now: whoever halts the node looks for openraft after it has said so.
+        // Looked at only now: whoever halts or stops the node looks for openraft after it has said so.
         let halted = self.status.borrow().halted.is_some();
-        if halted || self.is_withdrawn() {
+        if halted || self.is_withdrawn() || self.stopping.load(Ordering::Acquire) {
             return Err(io::Error::other("it takes part no more"));
         }
         Ok(())

@@ -121,10 +121,12 @@ pub(super) async fn hand_over(core: &Arc<Core>, grace: Duration) {
 /// Stops the tasks and lets go of the disk.
 pub(super) async fn stop(core: &Arc<Core>, transport: &Arc<Transport>) {
     core.begin_to_stop();
-    stop_raft(core).await;
+    if let Some(raft) = core.running()
+        && let Err(error) = raft.shutdown().await
+    {
+        tracing::warn!(%error, "Raft ended badly");
+    }
     transport.stop().await;
-    // The task that takes part in the cluster may have started Raft meanwhile. It has ended now.
-    stop_raft(core).await;
     let Some(engine) = core.close() else { return };
     // openraft's own tasks end by themselves, a moment after it said that it has. The last handle is
     // dropped here, so that the disk is closed when this returns.
@@ -135,14 +137,6 @@ pub(super) async fn stop(core: &Arc<Core>, transport: &Arc<Transport>) {
     };
     if timeout(CLOSE_DEADLINE, closed).await.is_err() {
         tracing::warn!("the log is still in use after the node has stopped");
-    }
-}
-
-async fn stop_raft(core: &Core) {
-    if let Some(raft) = core.running()
-        && let Err(error) = raft.shutdown().await
-    {
-        tracing::warn!(%error, "Raft ended badly");
     }
 }
 

@@ -11,13 +11,8 @@ pub struct LinearizableReads {
 
 impl Invariant for LinearizableReads {
     fn see(&mut self, at: Moment, event: &Event) -> Result<(), String> {
+        self.acknowledged.see(at, event);
         match event {
-            Event::Answered { answer, .. } => {
-                if let Some(index) = answer.index() {
-                    self.acknowledged.note(at, index);
-                }
-                Ok(())
-            }
             Event::Read { node, asked, applied } => {
                 let due = self.acknowledged.at(asked.saturating_sub(UNORDERED_US));
                 if *applied < due {

@@ -120,7 +120,15 @@ pub struct Acknowledged {
 }
 
 impl Acknowledged {
-    pub fn note(&mut self, at: Moment, index: u64) {
+    pub fn see(&mut self, at: Moment, event: &Event) {
+        if let Event::Answered { answer, .. } = event
+            && let Some(index) = answer.index()
+        {
+            self.note(at, index);
+        }
+    }
+
+    fn note(&mut self, at: Moment, index: u64) {
         let place = self.highest.partition_point(|(moment, _)| *moment <= at);
         let before = place.checked_sub(1).map_or(0, |before| self.highest[before].1);
         if index > before {

@@ -21,13 +21,8 @@ impl StalenessBound {
 
 impl Invariant for StalenessBound {
     fn see(&mut self, at: Moment, event: &Event) -> Result<(), String> {
+        self.acknowledged.see(at, event);
         match event {
-            Event::Answered { answer, .. } => {
-                if let Some(index) = answer.index() {
-                    self.acknowledged.note(at, index);
-                }
-                Ok(())
-            }
             Event::Polled { node, applied } => {
                 let due = self
                     .acknowledged
