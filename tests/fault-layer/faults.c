@@ -85,7 +85,8 @@ static char *names_in(int descriptor) {
   return text;
 }
 
-// Size and names are taken before the sync: only what was there by then is surely covered by it.
+// Size and names are taken before the sync: only what was there by then is surely covered by it. A
+// record stands between a line's begin and ";": a kill may tear it, and the next record follows.
 static int noted_sync(int descriptor, long call) {
   struct statx before;
   struct identity identity;
@@ -93,11 +94,11 @@ static int noted_sync(int descriptor, long call) {
   if (sync_log() >= 0 && look(descriptor, "", &before, &identity) == 0) {
     int length = 0;
     if (S_ISREG(before.stx_mode)) {
-      length = asprintf(&line, "F %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 "\n", identity.device,
+      length = asprintf(&line, "\nF %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 ";", identity.device,
                         identity.inode, identity.birth_ns, (uint64_t)before.stx_size);
     } else if (S_ISDIR(before.stx_mode) && !getenv("CONCLAVE_TEST_NO_DIRECTORY_SYNC")) {
       char *names = names_in(descriptor);
-      length = asprintf(&line, "D %" PRIu64 " %" PRIu64 " %" PRIu64 " %s\n", identity.device,
+      length = asprintf(&line, "\nD %" PRIu64 " %" PRIu64 " %" PRIu64 " %s;", identity.device,
                         identity.inode, identity.birth_ns, names);
       free(names);
     }

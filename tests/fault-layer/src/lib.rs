@@ -129,8 +129,8 @@ impl FaultLayer {
         for (path, entry) in tree(data_dir) {
             let (device, inode, birth) = entry.identity;
             let line = match entry.bytes {
-                Some(bytes) => format!("F {device} {inode} {birth} {bytes}\n"),
-                None => format!("D {device} {inode} {birth} {}\n", names_in(&data_dir.join(path))),
+                Some(bytes) => format!("\nF {device} {inode} {birth} {bytes};"),
+                None => format!("\nD {device} {inode} {birth} {};", names_in(&data_dir.join(path))),
             };
             lines += &line;
         }
@@ -151,9 +151,8 @@ impl Synced {
     fn read(records: &Path) -> Self {
         let mut synced = Self::default();
         let records = fs::read_to_string(records).unwrap_or_default();
-        // A node that is killed may leave a line without its end; nobody has seen that sync succeed.
-        let whole = records.rfind('\n').map_or("", |end| &records[..end]);
-        for line in whole.lines() {
+        // A node that is killed may leave a record without its end; nobody has seen that sync succeed.
+        for line in records.lines().filter_map(|line| line.strip_suffix(';')) {
             let mut words = line.splitn(5, ' ');
             let kind = words.next();
             let mut number = || words.next().and_then(|word| word.parse().ok()).expect("a number");
@@ -297,3 +296,22 @@ pub fn copy_directory(from: &Path, to: &Path) {
 }
 
 const LIBRARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/faults.so"));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A kill within a long record tears it, and the restarted node's next record follows.
+    #[test]
+    fn a_torn_record_hides_no_other() {
+        let folder = std::env::temp_dir().join(format!("conclave-torn-record-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a folder");
+        let records = folder.join("synced.records");
+        let text = "\nF 1 2 3 4096;\nD 1 5 6 /a/1/2/3/b/1/\nF 1 7 8 10;\nF 1 2 3 80";
+        fs::write(&records, text).expect("written");
+        let synced = Synced::read(&records);
+        fs::remove_dir_all(&folder).expect("it can be removed");
+        assert_eq!(synced.files, HashMap::from([((1, 2, 3), 4096), ((1, 7, 8), 10)]));
+        assert!(synced.directories.is_empty());
+    }
+}
