@@ -253,18 +253,8 @@ fn last_lines(path: &Path) -> String {
 fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/simulation/preload/getrandom.c");
-        let library = folder.join("getrandom.so");
-        let made = folder.join(format!("getrandom.so.{}", std::process::id()));
-        let compiled = Command::new("cc")
-            .args(["-shared", "-fPIC", "-O1", "-o"])
-            .args([&made, &source])
-            .status()
-            .expect("a C compiler is there: RocksDB was built with it");
-        assert!(compiled.success(), "{} does not compile", source.display());
-        fs::rename(&made, &library).expect("the library is put in its place");
-        library
+        conclave_fault_layer::compile(&source, Path::new(env!("CARGO_TARGET_TMPDIR")))
     })
 }
 

@@ -2,6 +2,10 @@
 //! `docs/decisions/fault-layer.md`), which is preloaded into each node. For the process tests and for
 //! `jepsen/`: an instrument, which panics with the path when a file cannot be read or written.
 
+mod compile;
+
+pub use compile::compile;
+
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     ffi::OsString,
@@ -150,7 +154,11 @@ struct Synced {
 impl Synced {
     fn read(records: &Path) -> Self {
         let mut synced = Self::default();
-        let records = fs::read_to_string(records).unwrap_or_default();
+        let records = match fs::read_to_string(records) {
+            Ok(records) => records,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => panic!("{}: {error}", records.display()),
+        };
         // A node that is killed may leave a record without its end; nobody has seen that sync succeed.
         for line in records.lines().filter_map(|line| line.strip_suffix(';')) {
             let mut words = line.splitn(5, ' ');
