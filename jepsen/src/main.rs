@@ -4,7 +4,7 @@ use clap::{Args, Parser, Subcommand};
 use conclave_jepsen::{
     HarnessError,
     checker::Verdict,
-    cluster,
+    cluster::{self, SlowLink},
     planted::PLANTED_FAULTS,
     report::{self, Summary},
     run::{self, RunOptions},
@@ -43,6 +43,12 @@ enum Command {
     Planted(Planted),
     /// The names of all faults.
     Faults,
+    /// Carries what a node sends to others, slowly. The harness starts it within a node's namespace.
+    #[command(hide = true)]
+    SlowLinks {
+        #[arg(value_name = "PORT/ADDRESS/DELAY_MS/KIB_PER_S")]
+        links: Vec<SlowLink>,
+    },
     /// Removes namespaces that dead harnesses left.
     Sweep {
         #[arg(long, hide = true, value_name = "NUMBER")]
@@ -127,6 +133,7 @@ fn main() -> ExitCode {
             }
             None => cluster::sweep_all().map(|()| Verdict::Valid),
         },
+        Command::SlowLinks { links } => cluster::slow_links(&links).map(|()| Verdict::Valid),
         Command::Check { folder } => run::judge_again(&folder).map(|checks| {
             print!("{}", report::checks_for_people(&checks));
             let worst = checks.iter().map(|check| check.verdict).max();

@@ -4,9 +4,9 @@
 
 use crate::{
     HarnessError,
-    cluster::{Cluster, Links},
-    history::Recorder,
-    schedule::{Direction, Fault, Schedule, Strike, pick},
+    cluster::{Cluster, Links, Pace},
+    history::{Operation, Recorder},
+    schedule::{Direction, FLIPPED_BYTE, Fault, Region, Schedule, Strike, Who, pick},
 };
 use conclave::{api::conclave::messages::TransferLeadership, client::Client};
 use serde::Serialize;
@@ -33,6 +33,17 @@ pub struct Done {
     pub notes: Vec<String>,
 }
 
+impl Done {
+    /// Whether the node that was asked stood on damaged files meanwhile, because of this.
+    pub fn damaged_for(&self, operation: &Operation) -> bool {
+        let until_ns = self.ended_ns.unwrap_or(u64::MAX);
+        self.fault.starts_with(FLIPPED_BYTE)
+            && self.nodes.contains(&operation.node)
+            && operation.invoked_ns <= until_ns
+            && operation.completed_ns.is_none_or(|at_ns| at_ns >= self.began_ns)
+    }
+}
+
 /// Who strikes.
 pub struct Nemesis {
     recorder: Arc<Recorder>,
@@ -49,8 +60,22 @@ pub struct Nemesis {
     came_back: BTreeSet<usize>,
     /// Nodes that were removed from the membership.
     removed: Vec<usize>,
+    /// Nodes that joined and have no vote yet.
+    learners: Vec<usize>,
+    /// Nodes that were started with a flipped byte, and may halt for it.
+    damaged: BTreeMap<usize, Damaged>,
     /// Nodes whose process ended although nobody ended it.
     ended_by_themselves: Vec<String>,
+}
+
+/// A node that was started on damaged files.
+struct Damaged {
+    /// The position of the fault in `done`.
+    position: usize,
+    /// The damaged file's name.
+    file: String,
+    /// How much it had said before, in bytes.
+    said_bytes: u64,
 }
 
 impl Nemesis {
@@ -66,6 +91,8 @@ impl Nemesis {
             disk_lost: false,
             came_back: BTreeSet::new(),
             removed: Vec::new(),
+            learners: Vec::new(),
+            damaged: BTreeMap::new(),
             ended_by_themselves: Vec::new(),
         }
     }
@@ -128,9 +155,10 @@ impl Nemesis {
         for node in 0..cluster.len() {
             cluster.give_seal_key_back(node).await?;
         }
-        for _ in 0..ADD_TRIES {
+        for _ in 0..HEAL_TRIES {
             self.bring_removed_back(cluster).await?;
-            if self.removed.is_empty() {
+            self.promote_learners(cluster).await;
+            if self.removed.is_empty() && self.learners.is_empty() {
                 break;
             }
             tokio::time::sleep(LOOK_PERIOD).await;
@@ -152,8 +180,32 @@ impl Nemesis {
     pub fn look_for_ends(&mut self, cluster: &mut Cluster) {
         for (node, how) in cluster.ended_by_themselves() {
             let at_s = self.recorder.elapsed().as_secs_f64();
-            self.ended_by_themselves
-                .push(format!("node {} {how} after {at_s:.1} s", node + 1));
+            let ended = format!("node {} {how} after {at_s:.1} s", node + 1);
+            let Some(damaged) = self.damaged.get(&node) else {
+                self.ended_by_themselves.push(ended);
+                continue;
+            };
+            let position = damaged.position;
+            // It may, and must say why: which file, or where it lies.
+            let said = cluster.said_since(node, damaged.said_bytes);
+            let data_dir = cluster.data_dir(node).to_string_lossy();
+            let reason = said
+                .lines()
+                .rev()
+                .find(|line| line.contains(&damaged.file) || line.contains(&*data_dir));
+            match reason {
+                Some(reason) => {
+                    let note = format!("{ended}, and said: {}", shortened(reason));
+                    self.note(position, note);
+                }
+                None => {
+                    let last = shortened(said.lines().last().unwrap_or_default());
+                    let file = &damaged.file;
+                    self.ended_by_themselves.push(format!(
+                        "{ended}, with a flipped byte in {file}, which it did not name: {last}"
+                    ));
+                }
+            }
         }
     }
 
@@ -186,7 +238,7 @@ impl Nemesis {
                 self.note(position, format!("{lost} files and names lost something"));
             }
             Fault::Pause { .. } => nodes.iter().for_each(|node| cluster.pause(*node)),
-            Fault::Partition { .. } | Fault::OneWay { .. } | Fault::Lossy { .. } => {
+            Fault::Partition { .. } | Fault::OneWay { .. } | Fault::Lossy { .. } | Fault::Slow { .. } => {
                 self.cuts
                     .insert(position, links(&strike.fault, cluster.len(), leader, strike.draw));
                 self.apply_links(cluster)?;
@@ -220,6 +272,20 @@ impl Nemesis {
                 }
                 self.disk_lost = true;
             }
+            Fault::WipeBesideStale => {
+                let wiped = self.leave_stale_and_wiped(cluster, nodes[0], leader).await?;
+                self.note(position, format!("node {} lost its disk", wiped + 1));
+                self.done[position].nodes = vec![wiped];
+                self.disk_lost = true;
+            }
+            Fault::FlippedByte { region } => {
+                cluster.kill(&nodes).await;
+                for node in &nodes {
+                    self.flip_a_byte(cluster, position, *node, (*region, strike.draw))?;
+                    cluster.start_node(*node)?;
+                }
+                self.disk_lost = true;
+            }
             Fault::FullDisk {
                 below_the_last_reserve,
                 ..
@@ -246,6 +312,15 @@ impl Nemesis {
                     self.removed.push(*node);
                 }
             }
+            Fault::Learner { .. } => {
+                self.disk_lost = true;
+                for node in &nodes {
+                    let joined = self.join_as_learner(cluster, *node).await?;
+                    if let Err(reason) = joined {
+                        self.note(position, format!("not surely a learner: {reason}"));
+                    }
+                }
+            }
         }
         Ok(Some(position))
     }
@@ -264,7 +339,7 @@ impl Nemesis {
                 }
             }
             Fault::Pause { .. } => nodes.iter().for_each(|node| cluster.resume(*node)),
-            Fault::Partition { .. } | Fault::OneWay { .. } | Fault::Lossy { .. } => {
+            Fault::Partition { .. } | Fault::OneWay { .. } | Fault::Lossy { .. } | Fault::Slow { .. } => {
                 self.cuts.remove(&position);
                 self.apply_links(cluster)?;
             }
@@ -301,6 +376,18 @@ impl Nemesis {
                 }
                 self.wait_for_return(cluster, position, &nodes).await;
             }
+            Fault::WipeBesideStale => {
+                for node in 0..cluster.len() {
+                    cluster.start_node(node)?;
+                }
+                self.wait_for_return(cluster, position, &nodes).await;
+            }
+            Fault::FlippedByte { .. } => {
+                for node in &nodes {
+                    self.take_damaged_disk_out(cluster, position, *node).await?;
+                }
+                self.wait_for_return(cluster, position, &nodes).await;
+            }
             Fault::OldDisk { .. } => {
                 cluster.kill(&nodes).await;
                 for node in &nodes {
@@ -310,6 +397,11 @@ impl Nemesis {
                 self.wait_for_return(cluster, position, &nodes).await;
             }
             Fault::Removal { .. } => {
+                self.bring_removed_back(cluster).await?;
+                self.wait_for_voters(cluster, position).await;
+            }
+            Fault::Learner { .. } => {
+                self.promote_learners(cluster).await;
                 self.bring_removed_back(cluster).await?;
                 self.wait_for_voters(cluster, position).await;
             }
@@ -364,21 +456,123 @@ impl Nemesis {
                     continue;
                 }
             }
-            cluster.kill(&[node]).await;
-            cluster.wipe(node)?;
-            cluster.start_node(node)?;
-            let mut added = Err(String::new());
-            for _ in 0..ADD_TRIES {
-                added = cluster.add_voter(node).await;
-                if added.is_ok() {
-                    break;
-                }
-                tokio::time::sleep(LOOK_PERIOD).await;
-            }
-            if added.is_err() {
+            start_empty(cluster, node).await?;
+            if let_vote(cluster, node).await.is_err() {
                 self.removed.push(node);
             }
         }
+        Ok(())
+    }
+
+    /// Removes a member, and lets it join with an empty disk, without a vote. The inner error says why it
+    /// may be neither a member nor a learner now.
+    async fn join_as_learner(
+        &mut self,
+        cluster: &mut Cluster,
+        node: usize,
+    ) -> Result<Result<(), String>, HarnessError> {
+        if let Err(reason) = cluster.remove_member(node).await {
+            self.removed.push(node);
+            return Ok(Err(reason));
+        }
+        start_empty(cluster, node).await?;
+        self.learners.push(node);
+        let mut joined = Err(String::new());
+        for _ in 0..ADD_TRIES {
+            joined = cluster.add_learner(node).await.map(drop);
+            if joined.is_ok() {
+                break;
+            }
+            tokio::time::sleep(LOOK_PERIOD).await;
+        }
+        Ok(joined)
+    }
+
+    /// What cannot be done now is left for the next time.
+    async fn promote_learners(&mut self, cluster: &Cluster) {
+        for node in std::mem::take(&mut self.learners) {
+            if let_vote(cluster, node).await.is_err() {
+                self.learners.push(node);
+            }
+        }
+    }
+
+    /// Stops followers, so that what is acknowledged then is on the others alone; stops those too, takes
+    /// one disk, and starts the wiped node and those that are behind. Returns which was wiped.
+    async fn leave_stale_and_wiped(
+        &mut self,
+        cluster: &mut Cluster,
+        wiped: usize,
+        leader: usize,
+    ) -> Result<usize, HarnessError> {
+        let count = cluster.len();
+        let stale: Vec<usize> = (1..count)
+            .map(|step| (leader + step) % count)
+            .filter(|node| *node != wiped)
+            .take((count - 1) / 2)
+            .collect();
+        cluster.kill(&stale).await;
+        tokio::time::sleep(ACKNOWLEDGED_WITHOUT_THEM).await;
+        self.look_for_ends(cluster);
+        let others: Vec<usize> = (0..count).filter(|node| !stale.contains(node)).collect();
+        cluster.kill(&others).await;
+        cluster.wipe(wiped)?;
+        for node in stale.into_iter().chain([wiped]) {
+            cluster.start_node(node)?;
+        }
+        Ok(wiped)
+    }
+
+    fn flip_a_byte(
+        &mut self,
+        cluster: &mut Cluster,
+        position: usize,
+        node: usize,
+        (region, draw): (Region, u64),
+    ) -> Result<(), HarnessError> {
+        let Some(flipped) = cluster.flip_a_byte(node, region, draw)? else {
+            self.note(position, format!("node {} has no such file yet", node + 1));
+            return Ok(());
+        };
+        let (file, at, of) = (flipped.file.display(), flipped.at, flipped.of);
+        self.note(
+            position,
+            format!("node {}: byte {at} of {of} of {file}", node + 1),
+        );
+        let file = flipped.file.file_name().unwrap_or_default();
+        let damaged = Damaged {
+            position,
+            file: file.to_string_lossy().into_owned(),
+            said_bytes: cluster.said_bytes(node),
+        };
+        self.damaged.insert(node, damaged);
+        Ok(())
+    }
+
+    /// As an operator does: has all nodes look through their data, and whatever comes of it, the node
+    /// with the damaged disk gets an empty one.
+    async fn take_damaged_disk_out(
+        &mut self,
+        cluster: &mut Cluster,
+        position: usize,
+        node: usize,
+    ) -> Result<(), HarnessError> {
+        self.look_for_ends(cluster);
+        if cluster.runs(node) {
+            let operator = cluster.operator().with_timeout(VERIFY_PATIENCE);
+            let found = match operator.verify().await {
+                Ok(verification) if verification.agreed => "agreed with the others",
+                Ok(_) => "did not agree with the others",
+                Err(_) => "could not be compared with the others",
+            };
+            self.note(position, format!("node {} ran on, and {found}", node + 1));
+            self.look_for_ends(cluster);
+        }
+        if cluster.has_set_its_data_aside(node) {
+            self.came_back.insert(node);
+        }
+        start_empty(cluster, node).await?;
+        self.damaged.remove(&node);
         Ok(())
     }
 
@@ -417,9 +611,40 @@ impl Nemesis {
 const LATE: Duration = Duration::from_millis(500);
 const LOOK_PERIOD: Duration = Duration::from_millis(200);
 const ADD_TRIES: usize = 20;
+/// Of what a fault left to be done; a change of the membership may still be under way.
+const HEAL_TRIES: usize = 100;
 const REJOIN_PATIENCE: Duration = Duration::from_secs(30);
+/// So long the others acknowledge what stopped followers do not learn of.
+const ACKNOWLEDGED_WITHOUT_THEM: Duration = Duration::from_millis(2_500);
+const VERIFY_PATIENCE: Duration = Duration::from_secs(20);
+/// Of what a node said, in a note.
+const NOTE_CHARACTERS: usize = 500;
 /// Before the next node of a rolling restart is stopped.
 const RESTART_LOOKS: usize = 50;
+
+/// With nothing on its disk.
+async fn start_empty(cluster: &mut Cluster, node: usize) -> Result<(), HarnessError> {
+    cluster.kill(&[node]).await;
+    cluster.wipe(node)?;
+    cluster.start_node(node)
+}
+
+/// Adds it where it is no member, and promotes it.
+async fn let_vote(cluster: &Cluster, node: usize) -> Result<(), String> {
+    let mut added = Err(String::new());
+    for _ in 0..ADD_TRIES {
+        added = cluster.add_voter(node).await;
+        if added.is_ok() {
+            break;
+        }
+        tokio::time::sleep(LOOK_PERIOD).await;
+    }
+    added
+}
+
+fn shortened(line: &str) -> String {
+    line.chars().take(NOTE_CHARACTERS).collect()
+}
 
 /// The nodes that a fault strikes: of those that run, where it ends processes.
 fn struck(fault: &Fault, cluster: &mut Cluster, leader: usize, draw: u64) -> Vec<usize> {
@@ -430,16 +655,25 @@ fn struck(fault: &Fault, cluster: &mut Cluster, leader: usize, draw: u64) -> Vec
         | Fault::SealKeyLoss { who }
         | Fault::Wipe { who }
         | Fault::OldDisk { who }
-        | Fault::Removal { who } => {
+        | Fault::Removal { who }
+        | Fault::Learner { who } => {
             let mut nodes = who.among(count, leader, draw);
             nodes.retain(|node| cluster.runs(*node));
             nodes
         }
+        Fault::FlippedByte { .. } => {
+            let mut nodes = Who::Follower.among(count, leader, draw);
+            nodes.retain(|node| cluster.runs(*node));
+            nodes
+        }
+        // Any but those that will be behind, so the leader too.
+        Fault::WipeBesideStale => Who::One.among(count, leader, draw),
         Fault::Pause { who, .. }
         | Fault::OneWay { who, .. }
         | Fault::FullDisk { who, .. }
         | Fault::ClockJump { who, .. }
         | Fault::ClockDrift { who, .. } => who.among(count, leader, draw),
+        Fault::Slow { who, .. } => who.among(count, leader, draw),
         Fault::Partition { .. } | Fault::Lossy { .. } | Fault::Transfers | Fault::RollingRestart => {
             (0..count).collect()
         }
@@ -468,6 +702,22 @@ fn links(fault: &Fault, nodes: usize, leader: usize, draw: u64) -> Links {
             for from in 0..nodes {
                 for to in (0..nodes).filter(|to| *to != from) {
                     links.lose(from, to, f64::from(*percent) / 100.0);
+                }
+            }
+        }
+        Fault::Slow {
+            who,
+            delay_ms,
+            kib_per_s,
+        } => {
+            let pace = Pace {
+                delay_ms: *delay_ms,
+                kib_per_s: *kib_per_s,
+            };
+            for one in who.among(nodes, leader, draw) {
+                for other in (0..nodes).filter(|other| *other != one) {
+                    links.slow(one, other, pace);
+                    links.slow(other, one, pace);
                 }
             }
         }

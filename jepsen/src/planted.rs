@@ -25,7 +25,7 @@ pub const VARIABLE: &str = "CONCLAVE_PLANTED_FAULT";
 pub const CONFESSION: &str = "THIS BUILD HAS PLANTED FAULTS";
 
 /// All of them.
-pub const PLANTED_FAULTS: [PlantedFault; 7] = [
+pub const PLANTED_FAULTS: [PlantedFault; 9] = [
     PlantedFault {
         name: "early-acknowledgement",
         what: "an activation is acknowledged although no majority answered",
@@ -43,6 +43,14 @@ pub const PLANTED_FAULTS: [PlantedFault; 7] = [
         caught_by: &["linearizability"],
     },
     PlantedFault {
+        name: "old-leader-gets",
+        what: "a node that led when it last looked answers gets from its own state",
+        faults: &["pause-leader", "partition-leader-alone", "mute-leader"],
+        workloads: &[Workload::Registers, Workload::Ledger, Workload::Polling],
+        seconds: 75,
+        caught_by: &["linearizability"],
+    },
+    PlantedFault {
         name: "unbounded-polls",
         what: "a node that was cut off answers polls for ever",
         faults: &["partition-leader-alone", "deaf", "partition-minority"],
@@ -57,6 +65,14 @@ pub const PLANTED_FAULTS: [PlantedFault; 7] = [
         workloads: &[Workload::Registers, Workload::Wide, Workload::Polling],
         seconds: 45,
         caught_by: &["linearizability", "nodes", "versions"],
+    },
+    PlantedFault {
+        name: "votes-under-old-id",
+        what: "a node whose disk was wiped takes its old Raft id again, and votes",
+        faults: &["wipe-beside-stale"],
+        workloads: &[Workload::Registers, Workload::Wide, Workload::Polling],
+        seconds: 16,
+        caught_by: &["linearizability", "versions"],
     },
     PlantedFault {
         name: "unrecorded-disclosures",

@@ -433,6 +433,7 @@ fn nodes_check(
     for operation in history {
         if let Outcome::Info { reason } = &operation.outcome
             && reason.starts_with(INTERNAL_ERROR)
+            && !nemesis.done().iter().any(|fault| fault.damaged_for(operation))
         {
             findings.push(Finding {
                 secret: operation.secret.clone(),
@@ -483,14 +484,16 @@ fn judge(history: &History, audit: Result<&[AuditEntry], &String>) -> Vec<Check>
     let denied: Vec<String> = denied.iter().map(ClientAccount::principal).collect();
     let mut checks = Vec::from(checker::registers::check(operations, STALENESS_BOUND));
     checks.push(checker::versions::check(operations));
-    checks.push(match audit {
-        Ok(audit) => checker::audit::check(operations, audit, &denied),
-        Err(error) => Check::of(
-            "audit",
-            vec![finding(format!("cannot be read: {error}"))],
-            Vec::new(),
-        ),
-    });
+    match audit {
+        Ok(audit) => {
+            checks.push(checker::audit::check(operations, audit, &denied));
+            checks.push(checker::order::check(operations, audit));
+        }
+        Err(error) => {
+            let text = format!("cannot be read: {error}");
+            checks.push(Check::of("audit", vec![finding(text)], Vec::new()));
+        }
+    }
     checks
 }
 

@@ -34,6 +34,11 @@ impl Operations {
     ) -> Result<SecretValue, OperationError> {
         let call = Call::begin(self, caller, Action::Get, Subject::Secret(name), deadline)?;
         call.require(Right::Get, number(which)).await?;
+        #[cfg(feature = "planted-faults")]
+        if conclave_raft::planted::is_planted("old-leader-gets") && self.believes_to_lead() {
+            let (disclosed, index) = self.value_here(&call, name, which)?;
+            return secret_value(&call, name, &disclosed, index).await;
+        }
         let operation = Operation::Disclose {
             at: at(call.keyring.place(name)),
             which,
@@ -94,6 +99,44 @@ impl Operations {
             }
             _ => Err(unexpected_answer()),
         }
+    }
+
+    /// Whether this node led when it last looked.
+    #[cfg(feature = "planted-faults")]
+    fn believes_to_lead(&self) -> bool {
+        self.cluster.status().borrow().raft.role == conclave_raft::node::Role::Leader
+    }
+
+    /// A value as this node happens to have it, without asking anybody and without a record.
+    #[cfg(feature = "planted-faults")]
+    fn value_here(
+        &self,
+        call: &Call<'_>,
+        name: &FullName,
+        which: Which,
+    ) -> Result<(Disclosed, u64), OperationError> {
+        let view = self.cluster.view();
+        let missing = || OperationError::NotFound;
+        let place = view.place(&call.keyring.place(name))?.ok_or_else(missing)?;
+        let secret = place.secret.ok_or_else(missing)?;
+        let record = view.secret(&secret)?.ok_or_else(missing)?;
+        let number = number(which).or(record.active).ok_or_else(missing)?;
+        let version = view.version(&secret, number)?.ok_or_else(missing)?;
+        let value = view.sealed_value(&secret, number)?.ok_or_else(missing)?;
+        let disclosed = Disclosed {
+            secret,
+            name: record.name,
+            version: number,
+            active: record.active == Some(number),
+            made_ms: version.made_ms,
+            expires_ms: version.expires_ms,
+            disclosures_left: version.disclosures_left,
+            value,
+            digest: version.digest.ok_or_else(missing)?,
+            metadata: version.metadata,
+            sealed_revision: version.sealed_revision,
+        };
+        Ok((disclosed, view.applied_index().unwrap_or(0)))
     }
 
     /// Metadata as this node happens to have it, without a record.

@@ -16,6 +16,7 @@
 // Build: cc -shared -fPIC -O1 -o faults.so faults.c
 #define _GNU_SOURCE
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdint.h>
@@ -63,6 +64,12 @@ static int removed(void) {
   return opened_once(&descriptor, "CONCLAVE_TEST_REMOVED", O_RDONLY | O_DIRECTORY);
 }
 
+// What is not noted would be taken for lost.
+static _Noreturn void give_up(const char *why) {
+  dprintf(STDERR_FILENO, "faults.so: %s: %s\n", why, strerror(errno));
+  abort();
+}
+
 // The names in a directory, each with what it stands for. The caller frees the text.
 static char *names_in(int descriptor) {
   char *text = NULL;
@@ -70,7 +77,7 @@ static char *names_in(int descriptor) {
   FILE *out = open_memstream(&text, &length);
   int again = openat(descriptor, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   DIR *directory = again >= 0 ? fdopendir(again) : NULL;
-  if (!out || !directory) abort();
+  if (!out || !directory) give_up("a directory's names cannot be read");
   for (struct dirent *entry; (entry = readdir(directory));) {
     if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, "..")) continue;
     struct statx found;
@@ -102,12 +109,12 @@ static int noted_sync(int descriptor, long call) {
                         identity.inode, identity.birth_ns, names);
       free(names);
     }
-    if (length < 0) abort();
+    if (length < 0) give_up("no memory");
   }
   int result = (int)syscall(call, descriptor);
   if (result == 0 && line) {
     size_t length = strlen(line);
-    if (write(sync_log(), line, length) != (ssize_t)length) abort();
+    if (write(sync_log(), line, length) != (ssize_t)length) give_up("a sync cannot be noted");
   }
   free(line);
   return result;

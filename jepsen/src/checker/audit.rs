@@ -157,14 +157,13 @@ fn action(call: &Call) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::checker::{
-        Verdict,
-        test_history::{answered, put, value, version},
-    };
+pub(super) mod test_records {
+    //! Records for the tests of checkers.
 
-    fn record(operation: &Operation, action: &str, outcome: &str, version: Option<u32>) -> AuditEntry {
+    use super::*;
+
+    /// The record of an operation, made by the first node.
+    pub fn record(operation: &Operation, action: &str, outcome: &str, version: Option<u32>) -> AuditEntry {
         AuditEntry {
             id: format!("{}-0-0", operation.id),
             time_ms: 0,
@@ -184,6 +183,15 @@ mod tests {
             error: None,
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{test_records::record, *};
+    use crate::checker::{
+        Verdict,
+        test_history::{answered, put, value, version},
+    };
 
     #[test]
     fn each_answer_with_its_record_is_accepted() {

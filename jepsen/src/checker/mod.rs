@@ -6,6 +6,7 @@
 //! | `registers`       | that search over all secrets; then with 304s, no staler than the bound    |
 //! | `versions`        | no number stands for two values, no put is stored twice (sections 5, 10)  |
 //! | `audit`           | each answer has its record (sections 2, 13)                               |
+//! | `order`           | no record was committed after its answer (section 2)                      |
 //! | `availability`    | how long calls stood still in each fault: a figure                        |
 //! | `enough`          | whether enough was done for all this to mean something                    |
 
@@ -13,6 +14,7 @@ pub mod audit;
 pub mod availability;
 pub mod enough;
 pub mod linearizability;
+pub mod order;
 pub mod registers;
 pub mod versions;
 

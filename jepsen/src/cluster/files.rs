@@ -8,6 +8,7 @@
 //! DIR/node-K/node.toml          its configuration
 //! DIR/node-K/seal.key           its copy of the seal key, which a fault may take away
 //! DIR/node-K/data/              what it stores
+//! DIR/notes/node-K/             what it synced; not on its own file system, which may be full
 //! DIR/logs/node-K.log           what it says
 //! ```
 
@@ -95,6 +96,11 @@ impl ClusterFiles {
     /// The folder of everything that is one node's.
     pub fn own_folder(&self, node: usize) -> PathBuf {
         own_folder(&self.folder, node)
+    }
+
+    /// Where it is noted what one node synced.
+    pub fn notes(&self, node: usize) -> PathBuf {
+        self.folder.join("notes").join(&self.nodes[node].name)
     }
 
     fn make_authorities(
@@ -194,7 +200,8 @@ impl ClusterFiles {
 
 /// Where every node's API listens.
 pub const API_PORT: u16 = 8200;
-const CLUSTER_PORT: u16 = 8201;
+/// Where every node listens for the others.
+pub(super) const CLUSTER_PORT: u16 = 8201;
 const METRICS_PORT: u16 = 8202;
 const CLUSTER_NAME: &str = "jepsen";
 const ALL_OF_SECRETS: &str = r#"["get", "info", "put", "create-version", "activate", "delete"]"#;

@@ -2,15 +2,19 @@
 //!
 //! All nodes are started from one thread that lives as long as the run: they end when it does.
 
+mod damage;
 mod disk;
 mod files;
 mod network;
+mod slow;
 
+pub use damage::FlippedByte;
 pub use disk::enter_private_mounts;
 pub use files::{API_PORT, ClientAccount, ClusterFiles};
 pub use network::{Links, Network, sweep_all, watch_and_sweep};
+pub use slow::{Pace, SlowLink, slow_links};
 
-use crate::HarnessError;
+use crate::{HarnessError, schedule::Region};
 use conclave::{
     api::conclave::messages::{AddMember, MemberId, Status},
     client::{Client, Settings},
@@ -102,10 +106,12 @@ impl Cluster {
         let mut nodes = Vec::new();
         for (node, disk) in disks.into_iter().enumerate() {
             let own = files.own_folder(node);
+            let notes = files.notes(node);
+            fs::create_dir_all(&notes).map_err(|error| HarnessError::about(notes.display(), error))?;
             nodes.push(Node {
                 disk,
                 program: network.program_within(node, options.program, &own)?,
-                faults: FaultLayer::new(&own),
+                faults: FaultLayer::with_notes_in(&own, &notes),
                 process: None,
             });
         }
@@ -301,6 +307,42 @@ impl Cluster {
         Ok(())
     }
 
+    /// Turns a bit in a file of a node that is down. `None`: it has no such file yet.
+    ///
+    /// # Errors
+    /// When a file cannot be read or written.
+    pub fn flip_a_byte(
+        &mut self,
+        node: usize,
+        region: Region,
+        draw: u64,
+    ) -> Result<Option<FlippedByte>, HarnessError> {
+        assert!(!self.runs(node), "a running node's files are not changed");
+        damage::flip_a_byte(&self.files.nodes[node].data_dir, region, draw)
+    }
+
+    /// Whether a node found its disk to be older than it should be, and set it aside.
+    pub fn has_set_its_data_aside(&self, node: usize) -> bool {
+        self.files.nodes[node].data_dir.join("set-aside").exists()
+    }
+
+    /// How much a node has said so far, in bytes.
+    pub fn said_bytes(&self, node: usize) -> u64 {
+        fs::metadata(&self.files.nodes[node].log).map_or(0, |log| log.len())
+    }
+
+    /// What a node has said since.
+    pub fn said_since(&self, node: usize, bytes: u64) -> String {
+        let said = fs::read(&self.files.nodes[node].log).unwrap_or_default();
+        let from = usize::try_from(bytes).unwrap_or(usize::MAX).min(said.len());
+        String::from_utf8_lossy(&said[from..]).into_owned()
+    }
+
+    /// Where a node stores everything.
+    pub fn data_dir(&self, node: usize) -> &Path {
+        &self.files.nodes[node].data_dir
+    }
+
     /// Takes a node's free space: below its first reserve, or below the last one too.
     ///
     /// # Errors
@@ -345,9 +387,12 @@ impl Cluster {
         Ok(())
     }
 
-    /// Whether a node of this name is a member; `None`: nobody says.
+    /// Whether a node of this name is a member; `None`: nobody says, or the membership is changing.
     pub async fn is_member(&self, node: usize) -> Option<bool> {
         let members = self.operator.members().await.ok()?;
+        if members.joint {
+            return None;
+        }
         let name = &self.files.nodes[node].name;
         Some(members.members.iter().any(|member| member.name == *name))
     }
@@ -384,25 +429,38 @@ impl Cluster {
         })
     }
 
-    /// Lets a node that waits with an empty disk join, and vote.
+    /// Lets a node that waits with an empty disk join, without a vote. Returns its id.
+    ///
+    /// # Errors
+    /// Why it cannot be done.
+    pub async fn add_learner(&self, node: usize) -> Result<u64, String> {
+        let name = self.files.nodes[node].name.clone();
+        let members = self.operator.members().await.map_err(|error| error.to_string())?;
+        if let Some(member) = members.members.iter().find(|member| member.name == name) {
+            return Ok(member.id);
+        }
+        let request = AddMember {
+            name,
+            timeout_ms: Some(MEMBER_PATIENCE_MS),
+        };
+        let added = self.operator.add_member(&request).await;
+        added.map(|added| added.id).map_err(|error| error.to_string())
+    }
+
+    /// Lets a node that waits with an empty disk, or is a learner, vote.
     ///
     /// # Errors
     /// Why it cannot be done.
     pub async fn add_voter(&self, node: usize) -> Result<(), String> {
-        let name = self.files.nodes[node].name.clone();
+        let id = self.add_learner(node).await?;
         let members = self.operator.members().await.map_err(|error| error.to_string())?;
-        let id = match members.members.iter().find(|member| member.name == name) {
-            Some(member) if member.voter => return Ok(()),
-            Some(member) => member.id,
-            None => {
-                let request = AddMember {
-                    name,
-                    timeout_ms: Some(MEMBER_PATIENCE_MS),
-                };
-                let added = self.operator.add_member(&request).await;
-                added.map_err(|error| error.to_string())?.id
-            }
-        };
+        if members
+            .members
+            .iter()
+            .any(|member| member.id == id && member.voter)
+        {
+            return Ok(());
+        }
         let request = MemberId {
             id,
             timeout_ms: Some(MEMBER_PATIENCE_MS),
@@ -494,8 +552,8 @@ impl Drop for Cluster {
 
 const ASK_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Above what RocksDB may still write after a file system has become full at once.
-const RESERVE_MIB: i64 = 256;
-const LAST_RESERVE_MIB: i64 = 128;
+const RESERVE_MIB: i64 = 512;
+const LAST_RESERVE_MIB: i64 = 256;
 /// A node that stays sealed all the same is seen when the cluster does not become whole.
 const SEAL_TRIES: usize = 25;
 /// For one step of a change of the membership; below the operator's own.

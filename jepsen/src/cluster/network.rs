@@ -7,6 +7,10 @@
 //! N is the first number that no other harness holds. Everything of a number is removed before it is
 //! used, and by [`watch_and_sweep`] when the harness ends, however it ends: nothing is left behind.
 
+use super::{
+    files::CLUSTER_PORT,
+    slow::{self, OWN_PORTS, Pace, Proxy, SlowLink},
+};
 use crate::HarnessError;
 use std::{
     fs::{self, File, OpenOptions},
@@ -21,6 +25,8 @@ pub struct Network {
     number: u8,
     nodes: usize,
     links: Links,
+    /// What slows each node's links, where they are slow.
+    proxies: Vec<Option<Proxy>>,
     /// Held as long as the number is ours.
     _lock: File,
     /// Sweeps when its standard input closes.
@@ -32,6 +38,8 @@ pub struct Network {
 pub struct Links {
     /// `lost[to][from]`: the share of packets that is lost, 0 to 1.
     lost: Vec<Vec<f64>>,
+    /// `slow[from][to]`: how slow the connections are that one makes to the other.
+    slow: Vec<Vec<Option<Pace>>>,
 }
 
 impl Links {
@@ -39,6 +47,7 @@ impl Links {
     pub fn open(nodes: usize) -> Self {
         Self {
             lost: vec![vec![0.0; nodes]; nodes],
+            slow: vec![vec![None; nodes]; nodes],
         }
     }
 
@@ -53,8 +62,21 @@ impl Links {
         self.lose(from, to, 1.0);
     }
 
+    /// Slows the connections that one node makes to another, each way; of two paces the slower counts.
+    pub fn slow(&mut self, from: usize, to: usize, pace: Pace) {
+        let slow = &mut self.slow[from][to];
+        *slow = Some(slow.map_or(pace, |other| other.and(pace)));
+    }
+
     /// Takes also what these take.
     pub fn add(&mut self, others: &Self) {
+        for (from, to) in others.slow.iter().enumerate() {
+            for (to, pace) in to.iter().enumerate() {
+                if let Some(pace) = pace {
+                    self.slow(from, to, *pace);
+                }
+            }
+        }
         for (to, from) in others.lost.iter().enumerate() {
             for (from, share) in from.iter().enumerate() {
                 self.lose(from, to, *share);
@@ -63,19 +85,46 @@ impl Links {
     }
 
     /// The rules of iptables within one node's namespace.
-    fn rules(&self, to: usize, address: impl Fn(usize) -> Ipv4Addr) -> String {
-        let mut rules = "*filter\n:INPUT ACCEPT\n:FORWARD ACCEPT\n:OUTPUT ACCEPT\n".to_owned();
-        for (from, share) in self.lost[to].iter().enumerate() {
+    fn rules(&self, node: usize, address: impl Fn(usize) -> Ipv4Addr) -> String {
+        let mut filter = "*filter\n:INPUT ACCEPT\n:FORWARD ACCEPT\n:OUTPUT ACCEPT\n".to_owned();
+        for (from, share) in self.lost[node].iter().enumerate() {
             let from = address(from);
             if *share >= 1.0 {
-                rules += &format!("-A INPUT -s {from} -j DROP\n");
+                filter += &format!("-A INPUT -s {from} -j DROP\n");
             } else if *share > 0.0 {
-                rules += &format!(
+                filter += &format!(
                     "-A INPUT -s {from} -m statistic --mode random --probability {share:.4} -j DROP\n"
                 );
             }
         }
-        rules + "COMMIT\n"
+        let mut nat =
+            "*nat\n:PREROUTING ACCEPT\n:INPUT ACCEPT\n:OUTPUT ACCEPT\n:POSTROUTING ACCEPT\n".to_owned();
+        for (to, pace) in self.slow[node].iter().enumerate() {
+            if pace.is_some() {
+                let (first, last) = (OWN_PORTS.start(), OWN_PORTS.end());
+                let the_nodes_own = format!(
+                    "-A OUTPUT -p tcp -d {} --dport {CLUSTER_PORT} ! --sport {first}:{last} -j",
+                    address(to)
+                );
+                nat += &format!("{the_nodes_own} REDIRECT --to-ports {}\n", slow::port(to));
+                // What is not redirected was connected before.
+                filter += &format!("{the_nodes_own} REJECT --reject-with tcp-reset\n");
+            }
+        }
+        format!("{filter}COMMIT\n{nat}COMMIT\n")
+    }
+
+    /// What a node's proxy has to do.
+    fn slow_links(&self, node: usize, address: impl Fn(usize) -> Ipv4Addr) -> Vec<SlowLink> {
+        let slow = self.slow[node].iter().enumerate();
+        slow.filter_map(|(to, pace)| {
+            Some(SlowLink {
+                port: slow::port(to),
+                to: (address(to), CLUSTER_PORT).into(),
+                pace: (*pace)?,
+            })
+        })
+        .collect()
     }
 }
 
@@ -101,6 +150,7 @@ impl Network {
                 number,
                 nodes,
                 links: Links::open(nodes),
+                proxies: (0..nodes).map(|_| None).collect(),
                 _lock: lock,
                 sweeper,
             };
@@ -146,6 +196,15 @@ impl Network {
     /// When iptables refuses.
     pub fn set_links(&mut self, links: Links) -> Result<(), HarnessError> {
         for node in 0..self.nodes {
+            let slow_links = |links: &Links| links.slow_links(node, |to| self.address(to));
+            let slow = slow_links(&links);
+            let other_pace = slow != slow_links(&self.links);
+            if other_pace {
+                self.proxies[node] = None;
+                if !slow.is_empty() {
+                    self.proxies[node] = Some(Proxy::start(&namespace(self.number, node), &slow)?);
+                }
+            }
             let rules = links.rules(node, |from| self.address(from));
             if rules != self.links.rules(node, |from| self.address(from)) {
                 self.restore(node, &rules)?;
@@ -334,18 +393,40 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rules_say_what_is_lost() {
+    fn rules_say_what_is_lost_and_what_is_slow() {
         let mut links = Links::open(3);
         links.lose(0, 1, 0.25);
         links.lose(2, 1, 0.5);
         links.cut(2, 1);
-        let rules = |to| links.rules(to, |node| address(7, node));
-        let around = |middle: &str| {
-            format!("*filter\n:INPUT ACCEPT\n:FORWARD ACCEPT\n:OUTPUT ACCEPT\n{middle}COMMIT\n")
+        let pace = |delay_ms| Pace {
+            delay_ms,
+            kib_per_s: None,
         };
-        assert_eq!(rules(0), around(""));
+        links.slow(0, 2, pace(50));
+        links.slow(0, 2, pace(200));
+        links.slow(0, 2, pace(100));
+        let rules = |to| links.rules(to, |node| address(7, node));
+        let around = |filter: &str, nat: &str| {
+            format!(
+                "*filter\n:INPUT ACCEPT\n:FORWARD ACCEPT\n:OUTPUT ACCEPT\n{filter}COMMIT\n\
+                 *nat\n:PREROUTING ACCEPT\n:INPUT ACCEPT\n:OUTPUT ACCEPT\n:POSTROUTING ACCEPT\n{nat}COMMIT\n"
+            )
+        };
+        assert_eq!(rules(2), around("", ""));
         let expected = "-A INPUT -s 10.213.7.11 -m statistic --mode random --probability 0.2500 -j DROP\n\
                         -A INPUT -s 10.213.7.13 -j DROP\n";
-        assert_eq!(rules(1), around(expected));
+        assert_eq!(rules(1), around(expected, ""));
+        let own = "-A OUTPUT -p tcp -d 10.213.7.13 --dport 8201 ! --sport 20000:29999 -j";
+        assert_eq!(
+            rules(0),
+            around(
+                &format!("{own} REJECT --reject-with tcp-reset\n"),
+                &format!("{own} REDIRECT --to-ports 9003\n")
+            )
+        );
+        let slow = links.slow_links(0, |node| address(7, node));
+        assert_eq!(slow.len(), 1);
+        assert_eq!(slow[0].to_string(), "9003/10.213.7.13:8201/200/0");
+        assert!(links.slow_links(2, |node| address(7, node)).is_empty());
     }
 }

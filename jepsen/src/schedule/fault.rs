@@ -18,6 +18,12 @@ pub enum Fault {
     OneWay { who: Who, direction: Direction },
     /// Every link between nodes loses this share of its packets.
     Lossy { percent: u8 },
+    /// Every link of these nodes delays what it carries, each way, or carries so much in a second.
+    Slow {
+        who: Who,
+        delay_ms: u64,
+        kib_per_s: Option<u64>,
+    },
     /// The wall clock jumps, and back at the end.
     ClockJump { who: Who, offset_ms: i64 },
     /// The wall clock drifts, by many small jumps.
@@ -30,12 +36,20 @@ pub enum Fault {
     SealKeyLoss { who: Who },
     /// `kill -9`, and the disk is empty; it joins as a new incarnation at the end.
     Wipe { who: Who },
+    /// Followers are down for a while; then all others are, and one of those loses its disk. Those that
+    /// are behind and the one that was wiped start alone: they are a majority, and must not elect.
+    WipeBesideStale,
+    /// `kill -9`, and one byte of one of its files is another when it starts again. It refuses, halts or
+    /// is unharmed; at the end an operator wipes and replaces it.
+    FlippedByte { region: Region },
     /// It gets the disk that it had when this began, and must be found out.
     OldDisk { who: Who },
     /// Little space is left on its file system: less than the first reserve, or than the last.
     FullDisk { who: Who, below_the_last_reserve: bool },
     /// It is no member any more; at the end its disk is emptied, it joins and votes again.
     Removal { who: Who },
+    /// It is removed, and joins with an empty disk as a learner, which nobody replaced; it votes at the end.
+    Learner { who: Who },
 }
 
 /// Which nodes.
@@ -81,6 +95,18 @@ pub enum Partition {
 pub enum Direction {
     HearsNothing,
     IsNotHeard,
+}
+
+/// Which files a fault damages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Region {
+    /// Tables, write-ahead logs and manifests of the `log` database.
+    Log,
+    /// The same of the state.
+    State,
+    /// Small files that say which others count.
+    Marks,
 }
 
 impl Fault {
@@ -138,6 +164,26 @@ impl Fault {
             },
             Self::Lossy { percent: 10 },
             Self::Lossy { percent: 30 },
+            Self::Slow {
+                who: Who::All,
+                delay_ms: 50,
+                kib_per_s: None,
+            },
+            Self::Slow {
+                who: Who::Leader,
+                delay_ms: 200,
+                kib_per_s: None,
+            },
+            Self::Slow {
+                who: Who::All,
+                delay_ms: 500,
+                kib_per_s: None,
+            },
+            Self::Slow {
+                who: Who::All,
+                delay_ms: 5,
+                kib_per_s: Some(128),
+            },
             Self::ClockJump {
                 who: Who::Leader,
                 offset_ms: 3 * 60 * minute_ms,
@@ -164,7 +210,15 @@ impl Fault {
             Self::SealKeyLoss { who: Who::Follower },
             Self::Wipe { who: Who::Follower },
             Self::Wipe { who: Who::Leader },
+            Self::WipeBesideStale,
             Self::OldDisk { who: Who::Follower },
+            Self::FlippedByte { region: Region::Log },
+            Self::FlippedByte {
+                region: Region::State,
+            },
+            Self::FlippedByte {
+                region: Region::Marks,
+            },
             Self::FullDisk {
                 who: Who::Leader,
                 below_the_last_reserve: false,
@@ -183,6 +237,7 @@ impl Fault {
             },
             Self::Removal { who: Who::Follower },
             Self::Removal { who: Who::Leader },
+            Self::Learner { who: Who::Follower },
         ]
     }
 
@@ -214,6 +269,12 @@ impl Fault {
                 direction: Direction::IsNotHeard,
             } => format!("mute-{}", who.name()),
             Self::Lossy { percent } => format!("lossy-{percent}"),
+            Self::Slow {
+                who,
+                delay_ms,
+                kib_per_s: None,
+            } => format!("slow-{}-{delay_ms}", who.name()),
+            Self::Slow { who, .. } => format!("narrow-{}", who.name()),
             Self::ClockJump { who, offset_ms } => {
                 let direction = if *offset_ms < 0 { "back" } else { "ahead" };
                 format!("clock-{direction}-{}", who.name())
@@ -223,9 +284,12 @@ impl Fault {
             Self::RollingRestart => "rolling-restart".to_owned(),
             Self::SealKeyLoss { who } => format!("seal-key-loss-{}", who.name()),
             Self::Wipe { who } => format!("wipe-{}", who.name()),
+            Self::WipeBesideStale => "wipe-beside-stale".to_owned(),
             Self::OldDisk { who } => format!("old-disk-{}", who.name()),
+            Self::FlippedByte { region } => format!("{FLIPPED_BYTE}-{}", region.name()),
             Self::FullDisk { who, .. } => format!("full-disk-{}", who.name()),
             Self::Removal { who } => format!("removal-{}", who.name()),
+            Self::Learner { who } => format!("learner-{}", who.name()),
         }
     }
 
@@ -234,8 +298,20 @@ impl Fault {
     pub fn loses_a_disk(&self) -> bool {
         matches!(
             self,
-            Self::Wipe { .. } | Self::OldDisk { .. } | Self::Removal { .. }
+            Self::Wipe { .. }
+                | Self::WipeBesideStale
+                | Self::OldDisk { .. }
+                | Self::FlippedByte { .. }
+                | Self::Removal { .. }
+                | Self::Learner { .. }
         )
+    }
+
+    /// Whether it may leave a disk that is older than what it acknowledged. That is found out by a leader
+    /// that knows what was acknowledged, and not by one that was elected since (docs/threat-model.md):
+    /// no other fault may strike meanwhile.
+    pub fn reverts_a_disk(&self) -> bool {
+        matches!(self, Self::OldDisk { .. } | Self::FlippedByte { .. })
     }
 
     /// Whether it is done to processes and disks, rather than to links, clocks and roles: of each two
@@ -248,18 +324,25 @@ impl Fault {
             | Self::RollingRestart
             | Self::SealKeyLoss { .. }
             | Self::Wipe { .. }
+            | Self::WipeBesideStale
             | Self::OldDisk { .. }
-            | Self::Removal { .. } => true,
+            | Self::FlippedByte { .. }
+            | Self::Removal { .. }
+            | Self::Learner { .. } => true,
             Self::FullDisk { .. }
             | Self::Partition { .. }
             | Self::OneWay { .. }
             | Self::Lossy { .. }
+            | Self::Slow { .. }
             | Self::ClockJump { .. }
             | Self::ClockDrift { .. }
             | Self::Transfers => false,
         }
     }
 }
+
+/// What the names of all faults begin with that flip a byte.
+pub const FLIPPED_BYTE: &str = "flipped-byte";
 
 impl Who {
     fn name(self) -> &'static str {
@@ -288,6 +371,16 @@ impl Who {
             }
             Self::Majority => from(any, nodes / 2 + 1),
             Self::All => from(0, nodes),
+        }
+    }
+}
+
+impl Region {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Log => "log",
+            Self::State => "state",
+            Self::Marks => "marks",
         }
     }
 }

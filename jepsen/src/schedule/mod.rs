@@ -7,7 +7,7 @@
 mod fault;
 
 pub(crate) use fault::pick;
-pub use fault::{Direction, Fault, Length, Partition, Who};
+pub use fault::{Direction, FLIPPED_BYTE, Fault, Length, Partition, Region, Who};
 
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 use serde::Serialize;
@@ -42,11 +42,7 @@ impl Schedule {
         let mut random = StdRng::seed_from_u64(seed);
         let mut strikes = Vec::new();
         if mixed {
-            // An old disk is found out by a leader that knows what it acknowledged, and not by one that
-            // was elected since (docs/threat-model.md): no other fault may strike meanwhile.
-            let faults = faults
-                .iter()
-                .filter(|fault| !matches!(fault, Fault::OldDisk { .. }));
+            let faults = faults.iter().filter(|fault| !fault.reverts_a_disk());
             let (processes, others): (Vec<Fault>, Vec<Fault>) =
                 faults.cloned().partition(Fault::is_of_processes);
             for track in [processes, others] {
@@ -80,6 +76,8 @@ fn draw_track(random: &mut impl Rng, time: Duration, faults: Vec<Fault>) -> Vec<
                 ..
             } => random.random_range(60..140),
             Fault::Kill { .. } | Fault::PowerCut { .. } => random.random_range(500..4_000),
+            // Nodes start first, or come in.
+            Fault::WipeBesideStale | Fault::FlippedByte { .. } => random.random_range(4_000..7_000),
             _ => random.random_range(2_000..6_000),
         };
         if at_ms + lasts_ms > end_ms {

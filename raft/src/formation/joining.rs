@@ -109,6 +109,10 @@ async fn look_around(core: &Arc<Core>, transport: &Arc<Transport>) -> Prospect {
                  {own}; if that is meant, empty the data directory"
             ));
         }
+        #[cfg(feature = "planted-faults")]
+        if crate::planted::is_planted("votes-under-old-id") {
+            return take_first_id_again(core, *cluster_id).await;
+        }
         return Prospect::Members(formed.into_iter().map(|(node, _)| node.clone()).collect());
     }
     if let Some((name, cluster_id)) = set_aside.first() {
@@ -133,6 +137,33 @@ async fn look_around(core: &Arc<Core>, transport: &Arc<Transport>) -> Prospect {
         ))
     } else {
         Prospect::Formable
+    }
+}
+
+/// Takes the Raft id that this node's first directory had, as though its disk were not empty.
+#[cfg(feature = "planted-faults")]
+async fn take_first_id_again(core: &Arc<Core>, cluster_id: ClusterId) -> Prospect {
+    let members: std::collections::BTreeMap<_, _> = (1..)
+        .map(crate::identity::RaftId)
+        .zip(&core.options.nodes)
+        .map(|(raft_id, (name, address))| (name.clone(), (raft_id, address.clone())))
+        .collect();
+    let Some((raft_id, _)) = members.get(&core.options.node_name) else {
+        return Prospect::Wait("this node is not among the configured nodes".into());
+    };
+    let formation = Formation {
+        cluster_id,
+        cluster_name: core.options.cluster_name.clone(),
+        node_name: core.options.node_name.clone(),
+        raft_id: *raft_id,
+        members,
+        dev: core.options.dev,
+        proposer: false,
+        initialised: true,
+    };
+    match core.become_identity(Identity::Member(formation)).await {
+        Ok(()) => Prospect::Wait("it took its first id again".into()),
+        Err(error) => Prospect::Wait(error.to_string()),
     }
 }
 

@@ -40,9 +40,15 @@ pub enum Lost {
 impl FaultLayer {
     /// In the node's own folder, beside its data directory.
     pub fn new(folder: &Path) -> Self {
+        Self::with_notes_in(folder, folder)
+    }
+
+    /// As [`Self::new`], with what was synced noted in another folder: for nodes whose file system may
+    /// become full.
+    pub fn with_notes_in(folder: &Path, notes: &Path) -> Self {
         let layer = Self {
             library: folder.join("faults.so"),
-            synced: folder.join("synced.records"),
+            synced: notes.join("synced.records"),
             removed: folder.join("removed"),
             clock_offset: folder.join("clock-offset"),
         };
