@@ -13,7 +13,7 @@ use serde::Serialize;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{sync::watch, task::JoinHandle};
 
@@ -62,6 +62,8 @@ pub struct Nemesis {
     removed: Vec<usize>,
     /// Nodes that joined and have no vote yet.
     learners: Vec<usize>,
+    /// Nodes with an empty disk whose place an operator has to give them.
+    unreplaced: Vec<usize>,
     /// Nodes that were started with a flipped byte, and may halt for it.
     damaged: BTreeMap<usize, Damaged>,
     /// Nodes whose process ended although nobody ended it.
@@ -92,6 +94,7 @@ impl Nemesis {
             came_back: BTreeSet::new(),
             removed: Vec::new(),
             learners: Vec::new(),
+            unreplaced: Vec::new(),
             damaged: BTreeMap::new(),
             ended_by_themselves: Vec::new(),
         }
@@ -156,9 +159,8 @@ impl Nemesis {
             cluster.give_seal_key_back(node).await?;
         }
         for _ in 0..HEAL_TRIES {
-            self.bring_removed_back(cluster).await?;
-            self.promote_learners(cluster).await;
-            if self.removed.is_empty() && self.learners.is_empty() {
+            self.bring_back(cluster).await?;
+            if self.removed.is_empty() && self.learners.is_empty() && self.unreplaced.is_empty() {
                 break;
             }
             tokio::time::sleep(LOOK_PERIOD).await;
@@ -212,6 +214,8 @@ impl Nemesis {
     /// Begins a fault; `None`: it cannot strike now.
     async fn begin(&mut self, cluster: &mut Cluster, strike: &Strike) -> Result<Option<usize>, HarnessError> {
         if strike.fault.loses_a_disk() && self.disk_lost {
+            self.bring_back(cluster).await?;
+            self.disk_lost = cluster.wait_until_whole(LOOK_PERIOD).await.is_err();
             return Ok(None);
         }
         cluster.tidy_disks();
@@ -374,19 +378,19 @@ impl Nemesis {
                 for node in &nodes {
                     cluster.start_node(*node)?;
                 }
-                self.wait_for_return(cluster, position, &nodes).await;
+                self.wait_for_return(cluster, position, &nodes).await?;
             }
             Fault::WipeBesideStale => {
                 for node in 0..cluster.len() {
                     cluster.start_node(node)?;
                 }
-                self.wait_for_return(cluster, position, &nodes).await;
+                self.wait_for_return(cluster, position, &nodes).await?;
             }
             Fault::FlippedByte { .. } => {
                 for node in &nodes {
                     self.take_damaged_disk_out(cluster, position, *node).await?;
                 }
-                self.wait_for_return(cluster, position, &nodes).await;
+                self.wait_for_return(cluster, position, &nodes).await?;
             }
             Fault::OldDisk { .. } => {
                 cluster.kill(&nodes).await;
@@ -394,15 +398,10 @@ impl Nemesis {
                     cluster.put_kept_disk_back(*node)?;
                     cluster.start_node(*node)?;
                 }
-                self.wait_for_return(cluster, position, &nodes).await;
+                self.wait_for_return(cluster, position, &nodes).await?;
             }
-            Fault::Removal { .. } => {
-                self.bring_removed_back(cluster).await?;
-                self.wait_for_voters(cluster, position).await;
-            }
-            Fault::Learner { .. } => {
-                self.promote_learners(cluster).await;
-                self.bring_removed_back(cluster).await?;
+            Fault::Removal { .. } | Fault::Learner { .. } => {
+                self.bring_back(cluster).await?;
                 self.wait_for_voters(cluster, position).await;
             }
         }
@@ -411,27 +410,20 @@ impl Nemesis {
     }
 
     /// Waits until these, whose disks lost what was acknowledged, vote again as new incarnations.
-    async fn wait_for_return(&mut self, cluster: &Cluster, position: usize, nodes: &[usize]) {
+    async fn wait_for_return(
+        &mut self,
+        cluster: &mut Cluster,
+        position: usize,
+        nodes: &[usize],
+    ) -> Result<(), HarnessError> {
         for node in nodes {
             if !self.came_back.insert(*node) {
-                self.replace(cluster, position, *node).await;
+                self.unreplaced.push(*node);
             }
         }
+        self.bring_back(cluster).await?;
         self.wait_for_voters(cluster, position).await;
-    }
-
-    async fn replace(&mut self, cluster: &Cluster, position: usize, node: usize) {
-        let mut replaced = Err(String::new());
-        for _ in 0..ADD_TRIES {
-            replaced = cluster.replace_member(node).await;
-            if replaced.is_ok() {
-                return;
-            }
-            tokio::time::sleep(LOOK_PERIOD).await;
-        }
-        if let Err(reason) = replaced {
-            self.note(position, format!("node {} was not replaced: {reason}", node + 1));
-        }
+        Ok(())
     }
 
     async fn wait_for_voters(&mut self, cluster: &Cluster, position: usize) {
@@ -441,24 +433,35 @@ impl Nemesis {
         }
     }
 
-    /// With empty disks, as new incarnations. What cannot be done now is left for the next time.
-    async fn bring_removed_back(&mut self, cluster: &mut Cluster) -> Result<(), HarnessError> {
+    /// Gives nodes without a place theirs, on empty disks, as new incarnations. What cannot be done now is
+    /// left for the next time.
+    async fn bring_back(&mut self, cluster: &mut Cluster) -> Result<(), HarnessError> {
         for node in std::mem::take(&mut self.removed) {
             match cluster.is_member(node).await {
-                Some(false) => {}
-                Some(true) => {
-                    // The removal failed.
-                    cluster.start_node(node)?;
-                    continue;
+                Some(false) => {
+                    start_empty(cluster, node).await?;
+                    self.learners.push(node);
                 }
-                None => {
-                    self.removed.push(node);
-                    continue;
-                }
+                // The removal failed.
+                Some(true) => cluster.start_node(node)?,
+                None => self.removed.push(node),
             }
-            start_empty(cluster, node).await?;
-            if let_vote(cluster, node).await.is_err() {
-                self.removed.push(node);
+        }
+        for node in std::mem::take(&mut self.learners) {
+            if insist(async || cluster.add_voter(node).await).await.is_err() {
+                self.learners.push(node);
+            }
+        }
+        for node in std::mem::take(&mut self.unreplaced) {
+            let replaced = insist(async || {
+                // An earlier attempt may have been told of too late.
+                if cluster.votes(node).await {
+                    return Ok(());
+                }
+                cluster.replace_member(node).await
+            });
+            if replaced.await.is_err() {
+                self.unreplaced.push(node);
             }
         }
         Ok(())
@@ -477,24 +480,7 @@ impl Nemesis {
         }
         start_empty(cluster, node).await?;
         self.learners.push(node);
-        let mut joined = Err(String::new());
-        for _ in 0..ADD_TRIES {
-            joined = cluster.add_learner(node).await.map(drop);
-            if joined.is_ok() {
-                break;
-            }
-            tokio::time::sleep(LOOK_PERIOD).await;
-        }
-        Ok(joined)
-    }
-
-    /// What cannot be done now is left for the next time.
-    async fn promote_learners(&mut self, cluster: &Cluster) {
-        for node in std::mem::take(&mut self.learners) {
-            if let_vote(cluster, node).await.is_err() {
-                self.learners.push(node);
-            }
-        }
+        Ok(insist(async || cluster.add_learner(node).await.map(drop)).await)
     }
 
     /// Stops followers, so that what is acknowledged then is on the others alone; stops those too, takes
@@ -610,7 +596,8 @@ impl Nemesis {
 /// So late nobody minds.
 const LATE: Duration = Duration::from_millis(500);
 const LOOK_PERIOD: Duration = Duration::from_millis(200);
-const ADD_TRIES: usize = 20;
+/// For a change of the membership, beside the time that one attempt takes.
+const INSISTENCE: Duration = Duration::from_secs(10);
 /// Of what a fault left to be done; a change of the membership may still be under way.
 const HEAL_TRIES: usize = 100;
 const REJOIN_PATIENCE: Duration = Duration::from_secs(30);
@@ -629,17 +616,15 @@ async fn start_empty(cluster: &mut Cluster, node: usize) -> Result<(), HarnessEr
     cluster.start_node(node)
 }
 
-/// Adds it where it is no member, and promotes it.
-async fn let_vote(cluster: &Cluster, node: usize) -> Result<(), String> {
-    let mut added = Err(String::new());
-    for _ in 0..ADD_TRIES {
-        added = cluster.add_voter(node).await;
-        if added.is_ok() {
-            break;
+/// Tries again for a while. Not for long: another fault may stand in the way until this one ends.
+async fn insist(attempt: impl AsyncFn() -> Result<(), String>) -> Result<(), String> {
+    let until = Instant::now() + INSISTENCE;
+    loop {
+        match attempt().await {
+            Err(_) if Instant::now() < until => tokio::time::sleep(LOOK_PERIOD).await,
+            ended => return ended,
         }
-        tokio::time::sleep(LOOK_PERIOD).await;
     }
-    added
 }
 
 fn shortened(line: &str) -> String {

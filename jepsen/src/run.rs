@@ -106,11 +106,14 @@ pub async fn run(options: &RunOptions) -> Result<Summary, HarnessError> {
         (healed - load).as_secs_f64()
     );
 
-    read_everything(&cluster, options, &recorder, &pools).await?;
+    let unread = read_everything(&cluster, options, &recorder, &pools).await?;
     let digests = compare_digests(&mut cluster).await;
     let audit = read_audit(cluster.operator()).await;
     nemesis.heal(&mut cluster).await?;
     let mut stopped = Vec::new();
+    if unread > 0 {
+        stopped.push(format!("{unread} secrets were not read in time at the end"));
+    }
     for node in 0..cluster.len() {
         if !cluster.stop(node).await {
             stopped.push(format!("node {} did not stop with exit code 0", node + 1));
@@ -267,13 +270,13 @@ async fn watch_leader(operator: Client, leader: watch::Sender<Option<usize>>) {
 }
 
 /// Reads every secret, and every version of it, as part of the history: what was acknowledged and is
-/// gone is seen at the latest here.
+/// gone is seen at the latest here. Returns how many were left unread.
 async fn read_everything(
     cluster: &Cluster,
     options: &RunOptions,
     recorder: &Arc<Recorder>,
     pools: &Pools,
-) -> Result<(), HarnessError> {
+) -> Result<usize, HarnessError> {
     let mut names = Vec::new();
     for (workload, pool) in pools.iter().filter(|(workload, _)| *workload != Workload::Denied) {
         names.extend(pool.names().into_iter().map(|name| (*workload, name)));
@@ -286,6 +289,7 @@ async fn read_everything(
         .map(|workload| workload.accounts().len())
         .sum();
     let first = u64::try_from(clients).unwrap_or(u64::MAX);
+    let until = Instant::now() + READ_PATIENCE;
     let mut readers = JoinSet::new();
     for reader in 0..READERS {
         let caller = Caller::new(
@@ -300,19 +304,23 @@ async fn read_everything(
                 timeout: CALL_TIMEOUT,
             },
         )?;
-        readers.spawn(read_secrets(caller, names.clone()));
+        readers.spawn(read_secrets(caller, names.clone(), until));
     }
     readers.join_all().await;
-    Ok(())
+    Ok(names.lock().unwrap_or_else(PoisonError::into_inner).len())
 }
 
 const READ_AT_THE_END: &str = "final";
 const FINAL_READ_TRIES: usize = 5;
+/// Many times what it takes where all nodes serve.
+const READ_PATIENCE: Duration = Duration::from_secs(300);
 
-async fn read_secrets(mut caller: Caller, names: Arc<Mutex<Vec<(Workload, String)>>>) {
+async fn read_secrets(mut caller: Caller, names: Arc<Mutex<Vec<(Workload, String)>>>, until: Instant) {
     let next = || names.lock().unwrap_or_else(PoisonError::into_inner).pop();
     let mut turn = 0;
-    while let Some((_, name)) = next() {
+    while Instant::now() < until
+        && let Some((_, name)) = next()
+    {
         turn += 1;
         let versions = match read_once(&mut caller, turn, &name, Call::Info).await {
             Some(Answer::Versions { versions, .. }) => versions,

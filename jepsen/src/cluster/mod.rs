@@ -397,6 +397,16 @@ impl Cluster {
         Some(members.members.iter().any(|member| member.name == *name))
     }
 
+    /// Whether a node has a vote as the incarnation that it is now.
+    pub async fn votes(&self, node: usize) -> bool {
+        let own = self.status(node).await.and_then(|status| status.node_id);
+        let Ok(members) = self.operator.members().await else {
+            return false;
+        };
+        let mut voters = members.members.iter().filter(|member| member.voter);
+        own.is_some_and(|own| voters.any(|voter| voter.id == own))
+    }
+
     /// Takes a node out of the membership.
     ///
     /// # Errors
