@@ -5,8 +5,7 @@ use conclave_raft::{
     identity::RaftId,
     node::{RaftStatus, Role},
 };
-use std::time::Duration;
-use tokio::{sync::watch, time::Instant};
+use tokio::sync::watch;
 
 /// Who leads, as far as this node knows.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -15,8 +14,8 @@ pub(crate) struct Leadership {
     pub(crate) term: u64,
     /// Who leads in it.
     pub(crate) leader: Option<RaftId>,
-    /// Since when that is this node.
-    leading_since: Option<Instant>,
+    /// Whether that is this node.
+    leads: bool,
     /// The node is stopping or has halted: nothing new is begun.
     pub(crate) stopped: bool,
 }
@@ -24,12 +23,7 @@ pub(crate) struct Leadership {
 impl Leadership {
     /// Whether this node leads.
     pub(crate) fn leads_here(&self) -> bool {
-        self.leading_since.is_some() && !self.stopped
-    }
-
-    /// How long this node has led in this term.
-    pub(crate) fn led_for(&self) -> Duration {
-        self.leading_since.map_or(Duration::ZERO, |since| since.elapsed())
+        self.leads && !self.stopped
     }
 }
 
@@ -46,14 +40,12 @@ pub(super) async fn announce(mut status: watch::Receiver<RaftStatus>, leadership
                 } else {
                     status.leader.filter(|&leader| Some(leader) != status.raft_id)
                 },
-                leading_since: leading.then(Instant::now),
+                leads: leading,
                 stopped: status.halted.is_some(),
             }
         };
         leadership.send_if_modified(|before| {
-            let same_office = before.leading_since.filter(|_| before.term == now.term);
             let now = Leadership {
-                leading_since: now.leading_since.map(|since| same_office.unwrap_or(since)),
                 stopped: now.stopped || before.stopped,
                 ..now
             };
