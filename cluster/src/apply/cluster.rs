@@ -14,7 +14,11 @@ use std::io;
 
 /// The newest version of apply's rules that this build knows. A leader must not propose a higher
 /// one: it could not apply what it proposed.
-pub const NEWEST_RULES: u32 = 1;
+pub const NEWEST_RULES: u32 = DESTROYED_IS_NOT_FOUND;
+
+/// From these rules on, what asks for a destroyed version is recorded as not found. Before, it was recorded
+/// as refused.
+pub(super) const DESTROYED_IS_NOT_FOUND: u32 = 2;
 
 /// Raft ids that a membership names were given out, whoever did it; and each came when the first
 /// membership that names it was applied.

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     command::{Command, Done, Operation, Outcome, Refusal, SealedPart, Step},
-    model::{OutcomeKind, Sealed},
+    model::{OutcomeKind, Sealed, VersionState},
 };
 use conclave_raft::identity::RaftId;
 use std::io;
@@ -250,7 +250,8 @@ impl Recorder<'_> {
         }
         for number in first..self.command.guards.len() + self.command.steps.len() {
             if number == refused {
-                self.record(machine, number, subject, kind_of(&refusal))?;
+                let kind = kind_of(&refusal, machine.meta.rules_version);
+                self.record(machine, number, subject, kind)?;
                 continue;
             }
             let operation = self.steps().nth(number).map(|step| &step.operation);
@@ -297,9 +298,14 @@ fn is_to_be_sealed_again(operation: &Operation, refusal: &Refusal) -> bool {
     }
 }
 
-fn kind_of(refusal: &Refusal) -> OutcomeKind {
+fn kind_of(refusal: &Refusal, rules: u32) -> OutcomeKind {
     match refusal {
         Refusal::NotFound | Refusal::VersionNotFound => OutcomeKind::NotFound,
+        // What is destroyed never comes back: a caller is told that there is no such version.
+        Refusal::NotAvailable {
+            state: VersionState::Destroyed,
+            ..
+        } if rules >= cluster::DESTROYED_IS_NOT_FOUND => OutcomeKind::NotFound,
         _ => OutcomeKind::Refused,
     }
 }

@@ -2,10 +2,11 @@
 
 use super::fixtures::*;
 use crate::{
-    apply::leaf_hash,
+    apply::{cluster::DESTROYED_IS_NOT_FOUND, leaf_hash},
     audit::AuditFilter,
     command::{
-        AtAuditLimit, AuditRetention, Look, Operation, Outcome, Precondition, Refusal, Refusing, Which,
+        AtAuditLimit, AuditRetention, Look, Operation, Outcome, Precondition, Refusal, Refusing,
+        VersionChange, Which,
     },
     model::{Action, AuditKey, AuditRecord, OutcomeKind, Place, Token},
     state::Table,
@@ -62,6 +63,54 @@ fn each_outcome_has_its_kind() {
     assert_eq!(records[4].place, Some(whole_store));
     assert_eq!((records[5].place, records[5].place_count), (None, 0));
     assert_eq!((records[5].attempts, records[6].attempts), (1, 7));
+}
+
+/// By the rules before it was refused; what was recorded then stays as it is.
+#[test]
+fn a_destroyed_version_is_recorded_as_not_found() {
+    let mut bench = Bench::new();
+    bench.put(put(1, 10));
+    bench.put(put(1, 11));
+    for change in [VersionChange::Disable, VersionChange::Destroy] {
+        bench.run(Operation::ChangeVersions {
+            at: at(1),
+            versions: vec![version(1)],
+            change,
+            spare_active: true,
+            refuse_destroyed: false,
+        });
+        let ask = disclose(at(1), Which::Number(version(1)));
+        assert!(matches!(
+            bench.refused(ask.clone()),
+            Refusal::NotAvailable { .. }
+        ));
+        if change == VersionChange::Destroy {
+            bench.run(Operation::RaiseRules {
+                version: DESTROYED_IS_NOT_FOUND,
+            });
+            bench.refused(ask);
+            bench.refused(disclose(at(1), Which::Number(version(9))));
+        }
+    }
+    let gets = AuditFilter {
+        actions: vec![Action::Get],
+        ..AuditFilter::default()
+    };
+    let records = all(&bench, &gets);
+    let seen: Vec<_> = records
+        .iter()
+        .map(|(_, record)| (record.outcome, record.version))
+        .collect();
+    use OutcomeKind::{NotFound, Refused};
+    assert_eq!(
+        seen,
+        [
+            (Refused, Some(version(1))),
+            (Refused, Some(version(1))),
+            (NotFound, Some(version(1))),
+            (NotFound, Some(version(9))),
+        ]
+    );
 }
 
 #[test]
