@@ -1,13 +1,17 @@
 //! What goes wrong, and when: drawn from the seed.
 //!
-//! Whatever is drawn, no promise may break. What is left out is what cannot be survived: a second wiped disk
-//! before the first one's node was replaced.
+//! Whatever is drawn, no promise may break. What is left out is what cannot be survived: a second disk that
+//! is lost (wiped, damaged or put back to what it was) before the first one's node was replaced.
+
+mod disks;
 
 use super::{
     dice::Dice,
     machine::Machine,
     network::{Losses, name},
+    seeds::Plant,
 };
+use disks::{Planned, Watch};
 use std::{
     collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
@@ -24,9 +28,16 @@ pub struct Faults {
     links: BTreeMap<(usize, usize), (Link, u64)>,
     /// Machines whose node does not run: what is to become of their files, and until when.
     down: BTreeMap<usize, (Down, u64)>,
-    /// Whose disk was wiped, and has not been seen as a voter again.
-    wiped: Option<usize>,
-    wiped_before: Vec<usize>,
+    /// Whose disk was lost, and has not been seen as a voter again.
+    lost: Option<usize>,
+    lost_before: Vec<usize>,
+    /// Machines whose disk is full, or nearly so, and until when.
+    full: BTreeMap<usize, u64>,
+    /// A machine whose disk will be put back to what it is now.
+    planned: Option<Planned>,
+    /// A machine whose disk was put back to what it was, where this must be found out.
+    watch: Option<Watch>,
+    plant: Plant,
     next_ms: u64,
     next_copy_ms: u64,
     /// The longest pause between two faults, in milliseconds.
@@ -59,13 +70,19 @@ enum Down {
     Stopping,
     /// It was killed, and its disk is empty.
     Wiped,
+    /// It was killed, and its disk is what it once was.
+    Reverted,
+    /// It halted because of that, and its process ended.
+    FoundReverted,
+    /// Its process ended because its disk is full.
+    EndedFull,
 }
 
 /// What a message takes at most, where nothing is slow.
 pub const LATENCY_MS: u64 = 8;
 
 impl Faults {
-    pub fn new(mut dice: Dice, machines: &[Arc<Machine>], losses: &Losses) -> Self {
+    pub fn new(mut dice: Dice, machines: &[Arc<Machine>], losses: &Losses, plant: Plant) -> Self {
         Self {
             pause_ms: dice.between(300, 3_000),
             dice,
@@ -73,8 +90,12 @@ impl Faults {
             losses: losses.clone(),
             links: BTreeMap::new(),
             down: BTreeMap::new(),
-            wiped: None,
-            wiped_before: Vec::new(),
+            lost: None,
+            lost_before: Vec::new(),
+            full: BTreeMap::new(),
+            planned: None,
+            watch: None,
+            plant,
             next_ms: 0,
             next_copy_ms: 0,
             counts: BTreeMap::new(),
@@ -90,7 +111,10 @@ impl Faults {
             let machine = self.dice.index(self.machines.len());
             self.machines[machine].copy_state();
         }
-        if now_ms >= self.next_ms {
+        self.revert_as_planned(sim, now_ms);
+        // A disk is put back in a quiet hour, and whoever has to find it out is left alone meanwhile.
+        let quiet = self.planned.is_some() || self.watch.is_some();
+        if now_ms >= self.next_ms && !quiet {
             self.next_ms = now_ms + self.dice.between(50, self.pause_ms);
             self.begin_one(sim, now_ms);
         }
@@ -130,12 +154,17 @@ impl Faults {
         for (node, down) in down {
             self.restart(sim, node, down);
         }
+        let full = self.full.iter().filter(|(_, until)| due(until));
+        let full: Vec<_> = full.map(|(node, _)| *node).collect();
+        for node in full {
+            self.empty(sim, node);
+        }
     }
 
     fn begin_one(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
         let all = self.machines.len();
         let minority = (all - 1) / 2;
-        match self.dice.between(1, 100) {
+        match self.dice.between(1, 115) {
             1..=10 => self.crash(sim, now_ms, Down::PowerCut, 1),
             11..=14 => self.crash(sim, now_ms, Down::PowerCut, minority + 1),
             15..=17 => self.crash(sim, now_ms, Down::PowerCut, all),
@@ -157,7 +186,10 @@ impl Faults {
             73..=82 => self.lose_a_few(sim, now_ms),
             83..=90 => self.slow_link(sim, now_ms),
             91..=96 => self.jump_a_clock(),
-            _ => self.wipe_one(sim, now_ms),
+            97..=100 => self.wipe_one(sim, now_ms),
+            101..=104 => self.damage_one(sim, now_ms),
+            105..=109 => self.fill_some(sim, now_ms),
+            _ => self.plan_to_revert_one(now_ms),
         }
     }
 
@@ -206,6 +238,9 @@ impl Faults {
         self.count(match how {
             Down::PowerCut => "power cut",
             Down::Wiped => "disk wiped",
+            Down::Reverted => "disk put back",
+            Down::FoundReverted => "found to be put back",
+            Down::EndedFull => "ended on a full disk",
             Down::Killed | Down::Stopping => "process killed",
         });
         let until = self.until(now_ms, 6_000);
@@ -232,7 +267,12 @@ impl Faults {
         match how {
             Down::PowerCut => self.machines[node].after_a_power_cut(),
             Down::Wiped => self.machines[node].after_a_wipe(),
-            Down::Killed | Down::Stopping => self.machines[node].after_a_kill(),
+            Down::Killed
+            | Down::Stopping
+            // Its disk is put back by whoever does so.
+            | Down::Reverted
+            | Down::FoundReverted
+            | Down::EndedFull => self.machines[node].after_a_kill(),
         }
     }
 
@@ -257,33 +297,6 @@ impl Faults {
         }
         self.down.remove(&node);
         sim.bounce(name(node));
-    }
-
-    fn wipe_one(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
-        let node = self.dice.index(self.machines.len());
-        if let Some(wiped) = self.wiped
-            && self.is_replaced(wiped)
-        {
-            self.wiped = None;
-        }
-        // A node may join by itself every ten minutes.
-        if self.wiped.is_some() || self.wiped_before.contains(&node) || self.down.contains_key(&node) {
-            return;
-        }
-        self.wiped = Some(node);
-        self.wiped_before.push(node);
-        self.crash_node(sim, now_ms, Down::Wiped, node);
-    }
-
-    /// Whether a wiped node votes again, under its new id, as it knows itself.
-    fn is_replaced(&self, node: usize) -> bool {
-        self.machines[node].running().is_some_and(|running| {
-            let status = running.status.borrow();
-            let own = status.raft.raft_id.and_then(|own| status.raft.members.get(&own));
-            let names = status.raft.members.values();
-            let incarnations = names.filter(|member| member.record.name == name(node));
-            own.is_some_and(|own| own.voter) && !status.raft.joint() && incarnations.count() == 1
-        })
     }
 
     fn jump_a_clock(&mut self) {

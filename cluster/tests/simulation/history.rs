@@ -50,7 +50,16 @@ pub enum Event {
         term: u64,
         previous_term: Option<u64>,
         content: u64,
+        weight: Weight,
     },
+    /// So much is free on a machine's disk from now on.
+    Space { node: usize, free_bytes: u64 },
+    /// A node did not start on a damaged log, or halted for it.
+    MetDamage { node: usize },
+    /// A node halted because its disk is older than what another one knows it acknowledged.
+    FoundReverted { node: usize },
+    /// A node's process ended because its disk was full.
+    EndedFull { node: usize },
     /// A node applied an entry, while it knew of no later term than `in_term`.
     Applied {
         node: usize,
@@ -79,6 +88,17 @@ pub enum Event {
         asked: Moment,
         applied: u64,
     },
+}
+
+/// What an entry does to the space.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Weight {
+    /// Nothing that anybody proposed: blank, or a membership.
+    Nothing,
+    /// It may free some, or is the cluster's own.
+    Small,
+    /// It takes some: a value is put or disclosed.
+    Ordinary,
 }
 
 /// What a client was told.

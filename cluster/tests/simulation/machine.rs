@@ -8,9 +8,10 @@
 
 use super::{
     dice::Dice,
-    disk::WatchedDisk,
+    disk::{LogCopy, WatchedDisk},
     history::{Event, History},
     network::{self, Losses, PORT},
+    seeds::Plant,
     workload::{self, Workload},
 };
 use conclave_cluster::{
@@ -21,7 +22,7 @@ use conclave_cluster::{
 use conclave_raft::{
     node::NodeParts,
     runtime::Runtime,
-    storage::{fatal::OnFatal, space::SpaceProbe},
+    storage::{fatal::OnFatal, space::Reserves},
 };
 use std::{
     collections::BTreeSet,
@@ -38,6 +39,12 @@ use tokio::sync::{Notify, watch};
 
 /// The bound under which followers answer polls.
 pub const STALENESS_BOUND: Duration = Duration::from_secs(2);
+
+/// What nodes keep free.
+pub const RESERVES: Reserves = Reserves {
+    ordinary_bytes: 64 * 1024 * 1024,
+    relieving_bytes: 16 * 1024 * 1024,
+};
 
 /// When the simulation begins: in 2027.
 pub const EPOCH_MS: u64 = 1_800_000_000_000;
@@ -59,8 +66,7 @@ pub struct Settings {
     pub election_timeout: Duration,
     pub snapshot_log_bytes: u64,
     pub snapshot_keep_log_bytes: u64,
-    /// False is a planted fault.
-    pub sync: bool,
+    pub plant: Plant,
 }
 
 pub struct Machine {
@@ -79,6 +85,8 @@ struct Changing {
     boot: u32,
     running: Option<Running>,
     copies: Vec<StateCopy>,
+    /// Whether the node did not start, because of what was done to its disk.
+    refused: bool,
 }
 
 /// A node that runs.
@@ -98,11 +106,17 @@ struct StateCopy {
     applied: Option<u64>,
 }
 
+/// A copy of everything as it once was, all at one moment.
+pub struct OldDisk {
+    pub log: LogCopy,
+    folder: PathBuf,
+}
+
 impl Machine {
     pub fn new(number: usize, dice: Dice, world: &World) -> Self {
         Self {
             number,
-            disk: WatchedDisk::new(number, &world.history),
+            disk: WatchedDisk::new(number, &world.history, world.settings.plant),
             clock_offset_ms: Arc::default(),
             stop: Notify::new(),
             world: world.clone(),
@@ -111,6 +125,7 @@ impl Machine {
                 boot: 0,
                 running: None,
                 copies: Vec::new(),
+                refused: false,
             }),
         }
     }
@@ -132,6 +147,19 @@ impl Machine {
         self.lock().running = None;
     }
 
+    /// Whether the node did not start, because of what was done to its disk.
+    pub fn refused(&self) -> bool {
+        self.lock().refused
+    }
+
+    /// Whether the node may halt with this reason, after what was done to its disk.
+    pub fn may_halt(&self, reason: &str) -> bool {
+        let disk = &self.disk;
+        disk.has_failed()
+            || disk.is_damaged() && reason.contains("damaged")
+            || disk.is_reverted() && reason.contains("older than")
+    }
+
     /// What runs on the machine from one start to the next crash.
     pub async fn run(self: Arc<Self>) -> turmoil::Result {
         let (boot, seed) = {
@@ -146,21 +174,36 @@ impl Machine {
     async fn serve(&self) -> turmoil::Result {
         let (network, listener) =
             network::listen(self.number, &self.world.losses, &self.world.history).await?;
-        let number = self.number;
+        let (number, disk) = (self.number, self.disk.clone());
         let parts = ClusterParts {
             raft: NodeParts {
                 disk: Arc::new(self.disk.clone()),
                 network: Arc::new(network),
                 listener: Box::new(listener),
-                space: Arc::new(MuchSpace),
+                space: Arc::new(self.disk.clone()),
             },
             clocks: Arc::new(SimulatedClocks {
                 offset_ms: self.clock_offset_ms.clone(),
             }),
-            on_fatal: OnFatal::new(move |reason| panic!("node {number}'s disk failed: {reason}")),
+            on_fatal: OnFatal::new(move |reason| {
+                // A full disk ends the process: `faults` does, before anything else happens.
+                assert!(disk.has_failed(), "node {number}'s disk failed: {reason}");
+            }),
         };
         fs::create_dir_all(self.data_dir())?;
-        let node = Cluster::start_with(self.options(), parts).await?;
+        let damaged = self.disk.is_damaged();
+        let node = match Cluster::start_with(self.options(), parts).await {
+            Ok(_) if damaged => return Err(format!("node {number} started on a damaged log").into()),
+            Ok(node) => node,
+            Err(error) => {
+                let excused = damaged && error.to_string().contains("damaged") || self.disk.has_failed();
+                if !excused {
+                    return Err(error.into());
+                }
+                self.lock().refused = true;
+                return Ok(());
+            }
+        };
         self.lock().running = Some(Running {
             status: node.status(),
             node: node.clone(),
@@ -200,6 +243,26 @@ impl Machine {
             let oldest = changing.copies.remove(0);
             let _ = fs::remove_dir_all(oldest.folder);
         }
+    }
+
+    /// A copy of the whole disk as it is now, which the machine may get back.
+    pub fn copy_disk(&self) -> Option<OldDisk> {
+        self.running()?;
+        let log = self.disk.copy()?;
+        let folder = self.world.root.join(format!("old-{}", self.number));
+        let _ = fs::remove_dir_all(&folder);
+        copy(&self.folder_of(self.lock().boot), &folder);
+        Some(OldDisk { log, folder })
+    }
+
+    /// The disk as it once was, for the next start.
+    pub fn after_a_revert(&self, old: &OldDisk) {
+        self.disk.revert_to(&old.log);
+        let mut changing = self.lock();
+        let (before, next) = self.next_boot(&mut changing);
+        copy(&old.folder, &next);
+        let _ = fs::remove_dir_all(before);
+        forget_copies(&mut changing);
     }
 
     /// The machine's files for the next start, after its process ended.
@@ -250,6 +313,8 @@ impl Machine {
     fn next_boot(&self, changing: &mut Changing) -> (PathBuf, PathBuf) {
         let before = self.folder_of(changing.boot);
         changing.boot += 1;
+        changing.refused = false;
+        self.disk.begin();
         (before, self.folder_of(changing.boot))
     }
 
@@ -291,9 +356,9 @@ impl Machine {
             batch_bytes: 4 * 1024 * 1024,
             snapshot_log_bytes: settings.snapshot_log_bytes,
             snapshot_keep_log_bytes: settings.snapshot_keep_log_bytes,
-            reserve_bytes: 0,
-            last_reserve_bytes: 0,
-            sync: settings.sync,
+            reserve_bytes: RESERVES.ordinary_bytes,
+            last_reserve_bytes: RESERVES.relieving_bytes,
+            sync: settings.plant != Plant::LogNotSynced,
             audit_retention: AuditRetention {
                 limit_bytes: 1 << 30,
                 at_limit: AtAuditLimit::PruneOldest,
@@ -376,14 +441,6 @@ impl Clocks for SimulatedClocks {
 
     fn since_boot(&self) -> Duration {
         turmoil::sim_elapsed().expect("a node runs on a simulated machine")
-    }
-}
-
-struct MuchSpace;
-
-impl SpaceProbe for MuchSpace {
-    fn free_bytes(&self) -> io::Result<u64> {
-        Ok(1 << 40)
     }
 }
 

@@ -61,8 +61,34 @@ fn the_same_seed_gives_the_same_trace() {
 
 #[test]
 fn a_log_that_is_not_synced_is_caught() {
-    let found = (1..=20).find_map(|seed| run_one(seed, Plant::LogNotSynced).err());
-    let found = found.expect("a power cut takes what was acknowledged, and a seed shows it");
+    caught(Plant::LogNotSynced, "");
+}
+
+#[test]
+fn damage_that_is_not_seen_is_caught() {
+    caught(Plant::DamageUnseen, "started on a damaged log");
+}
+
+#[test]
+fn a_disk_that_was_put_back_and_takes_part_is_caught() {
+    caught(Plant::RevertUnseen, "put back to what it was");
+}
+
+#[test]
+fn a_node_that_does_not_see_its_disk_fill_is_caught() {
+    caught(Plant::SpaceUnwatched, "full disks does not hold");
+}
+
+#[test]
+fn a_failed_write_that_is_acknowledged_is_caught() {
+    caught(Plant::FailedWriteAcknowledged, "");
+}
+
+/// One of the first seeds shows what is planted, by a failure that says so.
+fn caught(plant: Plant, says: &str) {
+    let found = (1..=40).find_map(|seed| run_one(seed, plant).err());
+    let found = found.expect("what is planted is found by one of the first seeds");
+    assert!(found.contains(says), "{found}");
     println!("caught: {found}");
 }
 

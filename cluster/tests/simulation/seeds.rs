@@ -26,23 +26,44 @@ pub enum Plant {
     Nothing,
     /// The log is written and never synced.
     LogNotSynced,
+    /// A log in which a record is damaged is taken for whole.
+    DamageUnseen,
+    /// Nobody remembers what a node acknowledged whose disk is put back to what it was.
+    RevertUnseen,
+    /// Nodes do not see how little space is left.
+    SpaceUnwatched,
+    /// A write that failed on a full disk is taken for done.
+    FailedWriteAcknowledged,
 }
+
+/// All of them, and what they are called.
+const PLANTS: [(&str, Plant); 6] = [
+    ("", Plant::Nothing),
+    ("LogNotSynced", Plant::LogNotSynced),
+    ("DamageUnseen", Plant::DamageUnseen),
+    ("RevertUnseen", Plant::RevertUnseen),
+    ("SpaceUnwatched", Plant::SpaceUnwatched),
+    ("FailedWriteAcknowledged", Plant::FailedWriteAcknowledged),
+];
 
 impl Plant {
     /// What `SIMULATE_PLANT` names.
     pub fn named(name: &str) -> Self {
-        match name {
-            "LogNotSynced" => Self::LogNotSynced,
-            "" | "Nothing" => Self::Nothing,
-            other => panic!("nothing is planted under the name {other}"),
-        }
+        let known = PLANTS.iter().find(|(known, _)| *known == name);
+        let (_, plant) = known.unwrap_or_else(|| panic!("nothing is planted under the name {name}"));
+        *plant
+    }
+
+    fn name(self) -> &'static str {
+        let known = PLANTS.iter().find(|(_, plant)| *plant == self);
+        known.expect("every plant has a name").0
     }
 
     /// What `make simulate` is told.
-    fn argument(self) -> &'static str {
+    fn argument(self) -> String {
         match self {
-            Self::Nothing => "",
-            Self::LogNotSynced => " PLANT=LogNotSynced",
+            Self::Nothing => String::new(),
+            planted => format!(" PLANT={}", planted.name()),
         }
     }
 }
@@ -67,7 +88,8 @@ impl fmt::Display for Summary {
         writeln!(
             f,
             "{} seeds held, {} did not, in {} s: {} steps, {} events, {} commands done, {} failed, {} polls, {} reads, \
-             {} leaders, {} faults; the slowest healed in {} ms of simulated time",
+             {} leaders, {} faults; damage met {} times, disks that were put back found out {} times, processes ended by \
+             full disks {} times; the slowest healed in {} ms of simulated time",
             self.reports.len(),
             self.failures.len(),
             self.took.as_secs(),
@@ -79,6 +101,9 @@ impl fmt::Display for Summary {
             sum(|report| report.reads),
             sum(|report| report.leaders),
             sum(|report| report.faults),
+            sum(|report| report.met_damage),
+            sum(|report| report.found_reverted),
+            sum(|report| report.ended_full),
             self.reports
                 .iter()
                 .map(|report| report.healed_ms)
@@ -144,7 +169,7 @@ pub fn run_one(seed: u64, plant: Plant) -> Result<Report, String> {
         .args(["--exact", "one_seed", "--ignored", "--nocapture"])
         .env("LD_PRELOAD", library())
         .env("SIMULATE_SEED", seed.to_string())
-        .env("SIMULATE_PLANT", format!("{plant:?}"))
+        .env("SIMULATE_PLANT", plant.name())
         .env("SIMULATE_FOLDER", folder.path())
         .stdin(Stdio::null())
         .stdout(fs::File::create(&said).expect("a file"))
@@ -227,6 +252,9 @@ fn report_of(line: &str) -> Option<Report> {
             "reads" => report.reads = number()?,
             "leaders" => report.leaders = number()?,
             "faults" => report.faults = number()?,
+            "met_damage" => report.met_damage = number()?,
+            "found_reverted" => report.found_reverted = number()?,
+            "ended_full" => report.ended_full = number()?,
             "healed_ms" => report.healed_ms = number()?,
             "trace" => report.trace = value.to_owned(),
             _ => return None,

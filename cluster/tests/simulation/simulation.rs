@@ -47,6 +47,12 @@ pub struct Report {
     pub reads: u64,
     pub leaders: u64,
     pub faults: u64,
+    /// Nodes that halted or did not start because a record was damaged.
+    pub met_damage: u64,
+    /// Nodes that were found to run on a disk that was put back.
+    pub found_reverted: u64,
+    /// Processes that ended because their disk was full.
+    pub ended_full: u64,
     /// How long the cluster took to serve again, in milliseconds.
     pub healed_ms: u64,
     pub trace: String,
@@ -57,7 +63,7 @@ impl fmt::Display for Report {
         write!(
             f,
             "seed={} nodes={} steps={} events={} done={} failed={} polls={} reads={} leaders={} faults={} \
-             healed_ms={} trace={}",
+             met_damage={} found_reverted={} ended_full={} healed_ms={} trace={}",
             self.seed,
             self.nodes,
             self.steps,
@@ -68,6 +74,9 @@ impl fmt::Display for Report {
             self.reads,
             self.leaders,
             self.faults,
+            self.met_damage,
+            self.found_reverted,
+            self.ended_full,
             self.healed_ms,
             self.trace
         )
@@ -89,10 +98,9 @@ pub fn simulate(seed: u64, plant: Plant, root: &Path) -> Result<Report, String> 
         simulation.step()?;
     }
     let faults_end = simulation.sim.elapsed();
+    simulation.faults.expose_damage(&mut simulation.sim);
     simulation.faults.end_all(&mut simulation.sim);
     simulation.served = Served::default();
-    // A leader gives a lost grant again after half a minute in office.
-    simulation.world.workload.calm.set();
     simulation.run_until("the cluster did not heal", HEALING, |simulation| {
         if !simulation.faults.all_run() {
             simulation.faults.end_all(&mut simulation.sim);
@@ -143,7 +151,6 @@ impl Simulation<'_> {
                 places: u32::try_from(dice.between(1, 8)).expect("a few"),
                 pause_ms: dice.between(40, 300),
                 quiet: Mark::default(),
-                calm: Mark::default(),
             }),
             settings: Settings {
                 nodes,
@@ -156,7 +163,7 @@ impl Simulation<'_> {
                     dice.between(32, 512) * 1024
                 },
                 snapshot_keep_log_bytes: dice.between(1, 64) * 1024,
-                sync: plant != Plant::LogNotSynced,
+                plant,
             },
         };
         let mut sim = turmoil::Builder::new()
@@ -178,7 +185,7 @@ impl Simulation<'_> {
         }
         Self {
             sim,
-            faults: Faults::new(dice.child(), &machines, &world.losses),
+            faults: Faults::new(dice.child(), &machines, &world.losses, plant),
             world,
             machines,
             invariants: Invariants::new(STALENESS_BOUND),
@@ -207,6 +214,8 @@ impl Simulation<'_> {
 
     /// One tick on every machine, and a look at what it brought.
     fn step(&mut self) -> Result<(), String> {
+        let tended = self.faults.tend(&mut self.sim);
+        tended.map_err(|wrong| format!("{wrong}\n{}", self.describe()))?;
         let stepped = self.sim.step();
         stepped.map_err(|error| format!("a node ended: {error}"))?;
         self.counts.steps += 1;
@@ -234,8 +243,12 @@ impl Simulation<'_> {
         let note = |event| self.world.history.note_at(at, event);
         {
             let status = running.status.borrow();
-            if let Some(reason) = &status.raft.halted {
-                return Err(format!("node {node} halted: {reason}"));
+            match &status.raft.halted {
+                Some(reason) if !machine.may_halt(reason) => {
+                    return Err(format!("node {node} halted: {reason}"));
+                }
+                Some(_) => return Ok(()),
+                None => {}
             }
             if let Some(raft_id) = status.raft.raft_id
                 && machine.disk.identify(raft_id.0)
@@ -319,6 +332,9 @@ impl Simulation<'_> {
                 self.served.reads.insert(*node);
             }
             Event::TookOffice { .. } => self.counts.leaders += 1,
+            Event::MetDamage { .. } => self.counts.met_damage += 1,
+            Event::FoundReverted { .. } => self.counts.found_reverted += 1,
+            Event::EndedFull { .. } => self.counts.ended_full += 1,
             _ => {}
         }
     }

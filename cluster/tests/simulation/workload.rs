@@ -31,8 +31,6 @@ pub struct Workload {
     pub pause_ms: u64,
     /// Nothing is asked any more.
     pub quiet: Mark,
-    /// Nobody moves leadership any more.
-    pub calm: Mark,
 }
 
 /// The clients of a node.
@@ -139,9 +137,6 @@ impl Client {
     }
 
     async fn transfer(&mut self, deadline: Instant) {
-        if self.world.workload.calm.is_set() {
-            return;
-        }
         let (operation, command) = numbered(&self.world.history, (Ask::Look(Look::Other), Action::Operate));
         let Ok(answer) = self.node.propose(command, deadline).await else {
             return;

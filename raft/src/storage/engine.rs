@@ -10,7 +10,9 @@ use std::{io, ops::Range, path::Path, sync::Arc};
 
 /// Where a node's log lies, also while nobody has it open. Calls block.
 pub trait LogDisk: Send + Sync + 'static {
-    /// Opens the log, or makes an empty one. Nobody else may have it open.
+    /// Opens the log, or makes an empty one. Nobody else may have it open. What it then shows survives
+    /// a power cut, also what a process wrote that ended before it had synced it: the node tells
+    /// others of all that it finds here, as of what it has durably.
     ///
     /// # Errors
     /// Names what is damaged or in use.

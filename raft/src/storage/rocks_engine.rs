@@ -70,6 +70,8 @@ impl RocksEngine {
     pub fn open(directory: &Path) -> io::Result<Self> {
         write_ahead_log::cut_torn_tail(directory)?;
         durable_directory::make_durable(directory)?;
+        // What is replayed is written to a table and synced before this returns: `avoid_flush_during_recovery`
+        // stays off.
         let database = DB::open(&options(), directory).map_err(|error| named(directory, error))?;
         Ok(Self {
             database,

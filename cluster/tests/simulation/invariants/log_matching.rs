@@ -19,6 +19,7 @@ impl Invariant for LogMatching {
             term,
             previous_term,
             content,
+            ..
         } = event
         else {
             return Ok(());
@@ -45,7 +46,7 @@ impl Invariant for LogMatching {
 #[cfg(test)]
 mod tests {
     use super::{super::made_up::holds, *};
-    use crate::history::Directory;
+    use crate::history::{Directory, Weight};
 
     fn append(node: usize, previous_term: Option<u64>, content: u64) -> (Moment, Event) {
         let event = Event::Appended {
@@ -54,6 +55,7 @@ mod tests {
             term: 3,
             previous_term,
             content,
+            weight: Weight::Small,
         };
         (0, event)
     }

@@ -11,6 +11,7 @@
 //! | `disclosures_recorded`          | design, section 2                                         |
 //! | `versions_never_reused`         | design, section 10                                        |
 //! | `incarnations_never_reused`     | design, section 4                                         |
+//! | `full_disks`                    | design, section 7                                         |
 //! | `staleness_bound`               | design, section 6                                         |
 //! | `linearizable_reads`            | design, section 6; Ongaro 2014 (thesis), section 6.4      |
 //!
@@ -19,6 +20,7 @@
 mod disclosures_recorded;
 mod each_proposal_once;
 mod election_safety;
+mod full_disks;
 mod incarnations_never_reused;
 mod leader_completeness;
 mod linearizable_reads;
@@ -82,6 +84,7 @@ impl Invariants {
                 "incarnations never reused",
                 Box::new(incarnations_never_reused::IncarnationsNeverReused::default()),
             ),
+            ("full disks", Box::new(full_disks::FullDisks::default())),
             (
                 "staleness bound",
                 Box::new(staleness_bound::StalenessBound::new(staleness_bound)),
