@@ -28,7 +28,7 @@ use crate::{
 use change_records::ChangeRecords;
 use conclave_raft::{
     identity::{ClusterId, RaftId},
-    node::{RaftNode, RaftStatus, SnapshotProgress},
+    node::{MemberDisk, RaftNode, RaftStatus, SnapshotProgress},
     storage::space::SpaceProbe,
 };
 use joins::Joins;
@@ -410,6 +410,11 @@ impl Cluster {
     /// How far this node is with a verification that somebody asked for; `None`: none runs.
     pub fn verification_progress(&self) -> Option<ScanProgress> {
         self.inner.scrub.progress()
+    }
+
+    /// How the members' disks stand. On the leader only; elsewhere it is empty.
+    pub fn disks(&self) -> BTreeMap<RaftId, MemberDisk> {
+        self.inner.raft.disks()
     }
 
     /// How far the snapshots are that this node sends now, by receiver.

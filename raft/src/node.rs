@@ -147,6 +147,16 @@ pub struct Member {
     pub last_acknowledged_ms: Option<u64>,
 }
 
+/// What the leader knows of a member's disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MemberDisk {
+    /// Whether it was last heard to be below its reserve, if it was heard at all.
+    pub below_reserve: Option<bool>,
+    /// Bytes of the leader's log that are not durable there, as far as is known. What was purged from the
+    /// log, and would be sent as a snapshot, is not counted.
+    pub behind_bytes: Option<u64>,
+}
+
 /// A snapshot of what this node knows of the log. Published on every change.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct RaftStatus {
@@ -361,6 +371,36 @@ impl RaftNode {
     /// The present state, and a notice of each change.
     pub fn status(&self) -> watch::Receiver<RaftStatus> {
         self.inner.core.status.subscribe()
+    }
+
+    /// How the members' disks stand. On the leader only; elsewhere it is empty.
+    pub fn disks(&self) -> BTreeMap<RaftId, MemberDisk> {
+        let core = &self.inner.core;
+        let status = core.status.borrow();
+        let Ok(opened) = core.opened() else {
+            return BTreeMap::new();
+        };
+        if status.role != Role::Leader {
+            return BTreeMap::new();
+        }
+        let disk = |raft_id: RaftId, member: &Member| {
+            if status.raft_id == Some(raft_id) {
+                return MemberDisk {
+                    below_reserve: Some(status.out_of_space),
+                    behind_bytes: Some(0),
+                };
+            }
+            MemberDisk {
+                below_reserve: core.peer_is_below_reserve(raft_id),
+                behind_bytes: member
+                    .matched_index
+                    .map(|index| opened.log.bytes_after(Some(index))),
+            }
+        };
+        let members = status.members.iter();
+        members
+            .map(|(raft_id, member)| (*raft_id, disk(*raft_id, member)))
+            .collect()
     }
 
     /// Counts how often a member found a snapshot of this node's state to be bad: the state behind it

@@ -219,7 +219,19 @@ async fn list(client: &Client, format: Format) -> Result<(), Failure> {
             .iter()
             .map(|member| row(&members, member))
             .collect();
-        table(["ID", "NAME", "ADDRESS", "PART", "DURABLE", "LAST HEARD"], &rows)
+        table(
+            [
+                "ID",
+                "NAME",
+                "ADDRESS",
+                "PART",
+                "DURABLE",
+                "BEHIND",
+                "LAST HEARD",
+                "DISK",
+            ],
+            &rows,
+        )
     })
 }
 
@@ -248,7 +260,7 @@ async fn members_known_best(client: &Client) -> Result<ClusterMembers, ClientErr
     Ok(any)
 }
 
-fn row(members: &ClusterMembers, member: &MemberEntry) -> [String; 6] {
+fn row(members: &ClusterMembers, member: &MemberEntry) -> [String; 8] {
     let part = match (members.leader_id == Some(member.id), member.voter) {
         (true, _) => "leader",
         (false, true) => "voter",
@@ -263,7 +275,14 @@ fn row(members: &ClusterMembers, member: &MemberEntry) -> [String; 6] {
         member.address.clone(),
         part.to_owned(),
         known(member.matched_index, ""),
+        known(member.behind_bytes, " bytes"),
         known(member.last_acknowledged_ms, " ms ago"),
+        match member.disk_below_reserve {
+            Some(true) => "below its reserve",
+            Some(false) => "has space",
+            None => "-",
+        }
+        .to_owned(),
     ]
 }
 
@@ -458,6 +477,8 @@ mod tests {
             voter: false,
             matched_index,
             last_acknowledged_ms: None,
+            behind_bytes: None,
+            disk_below_reserve: None,
             snapshot_sent_bytes: None,
             snapshot_total_bytes: None,
         };

@@ -226,8 +226,8 @@ impl Core {
         formation::records(identity.formation()?).remove(&raft_id)
     }
 
-    /// Whether a voter's disk was last heard to be below its reserve.
-    pub fn peer_is_out_of_space(&self, peer: RaftId) -> bool {
+    /// Whether a member's disk was last heard to be below its reserve, if it was heard.
+    pub fn peer_is_below_reserve(&self, peer: RaftId) -> Option<bool> {
         self.peer_space.is_below_reserve(peer)
     }
 

@@ -321,7 +321,7 @@ impl View {
                 Successor::AnyWithSpace => {
                     core.peer_has_space(*voter, Duration::from_millis(self.answering_ms))
                 }
-                _ => !core.peer_is_out_of_space(*voter),
+                _ => core.peer_is_below_reserve(*voter) != Some(true),
             })
             .max_by_key(|voter| self.members[voter].matched_index)
             .ok_or_else(|| MembershipError::Unfinished("no other voter answers".into()))

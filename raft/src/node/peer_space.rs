@@ -70,12 +70,9 @@ impl PeerSpace {
         before.is_some_and(|before| before.below_reserve) != below_reserve
     }
 
-    /// Whether a voter's disk was last heard to be below its reserve.
-    pub fn is_below_reserve(&self, peer: RaftId) -> bool {
-        self.known()
-            .heard
-            .get(&peer)
-            .is_some_and(|heard| heard.below_reserve)
+    /// Whether a member's disk was last heard to be below its reserve, if it was heard.
+    pub fn is_below_reserve(&self, peer: RaftId) -> Option<bool> {
+        self.known().heard.get(&peer).map(|heard| heard.below_reserve)
     }
 
     /// Whether a voter's disk was heard to have space, no longer ago than this.

@@ -4,7 +4,7 @@ use crate::support::{PATIENCE, TestCluster, soon};
 use bytes::Bytes;
 use conclave_raft::{
     identity::{NodeRecord, RaftId},
-    node::{MembershipChange, MembershipError, ProposeError, RaftStatus, Role},
+    node::{MemberDisk, MembershipChange, MembershipError, ProposeError, RaftStatus, Role},
     storage::snapshot_policy::SnapshotPolicyOptions,
 };
 use std::{sync::atomic::Ordering, time::Duration};
@@ -274,9 +274,33 @@ async fn a_full_disk_hands_over_and_resumes_by_itself() {
             .wait_applied(applied.position.index, deadline)
             .await
     );
+    // Whoever leads tells whose disk is full, and how much it misses.
+    disk_is_known(&cluster, &full, |disk| {
+        disk.below_reserve == Some(true) && disk.behind_bytes > Some(0)
+    })
+    .await;
     cluster.free_space(&full, 1_000_000);
     cluster.applied(&full, applied.position.index).await;
+    disk_is_known(&cluster, &full, |disk| {
+        disk.below_reserve == Some(false) && disk.behind_bytes == Some(0)
+    })
+    .await;
     cluster.stop().await;
+}
+
+/// Waits until the leader knows such a thing of a member's disk.
+async fn disk_is_known(cluster: &TestCluster, name: &str, is: impl Fn(&MemberDisk) -> bool) {
+    let raft_id = cluster.status(name).raft_id.expect("a member has an id");
+    let end = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let leader = cluster.leader().await;
+        let disk = cluster.node(&leader).raft.disks().remove(&raft_id);
+        if disk.as_ref().is_some_and(&is) {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < end, "{disk:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

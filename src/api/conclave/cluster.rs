@@ -23,6 +23,7 @@ pub(super) async fn members(call: &Checked<'_>) -> Result<ClusterMembers, Failur
     call.operate("cluster list", Recording::WhenPossible).await?;
     let raft = call.edge.cluster.status().borrow().raft.clone();
     let snapshots = call.edge.cluster.snapshots_sent();
+    let disks = call.edge.cluster.disks();
     let shown = |(id, member): (&RaftId, &conclave_raft::node::Member)| MemberEntry {
         snapshot_sent_bytes: snapshots.get(id).map(|progress| progress.sent_bytes),
         snapshot_total_bytes: snapshots.get(id).map(|progress| progress.total_bytes),
@@ -32,6 +33,8 @@ pub(super) async fn members(call: &Checked<'_>) -> Result<ClusterMembers, Failur
         voter: member.voter,
         matched_index: member.matched_index,
         last_acknowledged_ms: member.last_acknowledged_ms,
+        behind_bytes: disks.get(id).and_then(|disk| disk.behind_bytes),
+        disk_below_reserve: disks.get(id).and_then(|disk| disk.below_reserve),
     };
     Ok(ClusterMembers {
         cluster_id: raft.cluster_id.map(|id| id.to_string()),

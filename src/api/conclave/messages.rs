@@ -292,6 +292,13 @@ pub struct MemberEntry {
     pub matched_index: Option<u64>,
     /// Known on the leader only: milliseconds since it last acknowledged anything.
     pub last_acknowledged_ms: Option<u64>,
+    /// Known on the leader only: bytes of its log that are not durable there. What would be sent as a
+    /// snapshot is not counted.
+    #[serde(default)]
+    pub behind_bytes: Option<u64>,
+    /// Known on the leader only: whether its disk is below its reserve.
+    #[serde(default)]
+    pub disk_below_reserve: Option<bool>,
     /// While the node that is asked sends it a snapshot: bytes of it that arrived.
     #[serde(default)]
     pub snapshot_sent_bytes: Option<u64>,
