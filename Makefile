@@ -2,7 +2,7 @@
 # (release), so that RocksDB is compiled once.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint measure jepsen soak planted simulate needs
+.PHONY: help dev test lint measure jepsen soak planted simulate fuzz needs
 
 # Options for `conclave dev`, as in: make dev DEV="--fresh --nodes 5"
 DEV ?=
@@ -15,6 +15,9 @@ HOURS ?= 1
 SEEDS ?= 100
 FIRST ?= 1
 SEED ?=
+# How long each fuzz target is explored, and which (a part of its name): make fuzz SECONDS=600 TARGET=name::
+SECONDS ?= 60
+TARGET ?=
 # A fault of the product's own, to see that it is found, as in: make simulate PLANT=LogNotSynced
 PLANT ?=
 
@@ -26,6 +29,7 @@ help:
 	@echo 'make planted  plants faults in a build of its own, and demands that they are found (root)'
 	@echo 'make measure  throughput, start, write gap, memory and disk: figures'
 	@echo 'make simulate  many seeds of the simulated cluster: SEEDS=1000, or one: SEED=7'
+	@echo 'make fuzz SECONDS=60  any bytes where peers, disks, clients and people give us some'
 	@echo 'make lint    rustfmt and clippy, warnings denied'
 
 needs:
@@ -71,6 +75,11 @@ soak: needs
 simulate: needs
 	SIMULATE_FIRST=$(or $(SEED),$(FIRST)) SIMULATE_SEEDS=$(if $(SEED),1,$(SEEDS)) SIMULATE_PLANT=$(PLANT) \
 	  scripts/with-many-files cargo test --release -p conclave-cluster --test simulation -- --ignored --exact many_seeds_hold --nocapture
+
+# `scripts/fuzz seeds` and `scripts/fuzz keep` make the corpora: see docs/reliability.md.
+fuzz: needs
+	cargo build --release --workspace
+	@scripts/fuzz $(SECONDS) $(TARGET)
 
 lint: needs
 	cargo fmt --all --check

@@ -77,7 +77,7 @@ pub struct Formation {
 
 /// The stored form of an [`Identity`] that is not empty.
 #[derive(Serialize, Deserialize)]
-enum IdentityRecord {
+pub(super) enum IdentityRecord {
     Accepted(Formation),
     Member(Formation),
     Reverted {
@@ -99,7 +99,7 @@ pub struct IdentityStore {
 }
 
 impl IdentityStore {
-    const KEY: &[u8] = b"identity";
+    pub(super) const KEY: &[u8] = b"identity";
 
     /// A store over the engine that also holds the log.
     pub fn new(engine: Arc<dyn LogEngine>, on_fatal: OnFatal) -> Self {

@@ -506,7 +506,7 @@ impl Shared {
 
 /// The log as readers see it.
 #[derive(Default)]
-struct Memory {
+pub(super) struct Memory {
     vote: Option<Vote>,
     committed: Option<LogId>,
     purged: Option<LogId>,
@@ -852,12 +852,12 @@ impl Operation {
     }
 }
 
-const VOTE_KEY: &[u8] = b"vote";
-const COMMITTED_KEY: &[u8] = b"committed";
-const PURGED_KEY: &[u8] = b"purged";
+pub(super) const VOTE_KEY: &[u8] = b"vote";
+pub(super) const COMMITTED_KEY: &[u8] = b"committed";
+pub(super) const PURGED_KEY: &[u8] = b"purged";
 const ENTRY_PREFIX: &[u8] = b"entry/";
 
-fn entry_key(index: u64) -> Bytes {
+pub(super) fn entry_key(index: u64) -> Bytes {
     [ENTRY_PREFIX, &index.to_be_bytes()].concat().into()
 }
 
@@ -958,7 +958,7 @@ fn hole(engine: &dyn LogEngine, index: u64) -> io::Error {
 }
 
 /// The entries of the range, up to the first that is missing.
-fn read_entries(engine: &dyn LogEngine, range: Range<u64>) -> io::Result<Vec<Entry>> {
+pub(super) fn read_entries(engine: &dyn LogEngine, range: Range<u64>) -> io::Result<Vec<Entry>> {
     let location = engine.location();
     let mut entries = Vec::new();
     let mut next = range.start;
@@ -974,7 +974,7 @@ fn read_entries(engine: &dyn LogEngine, range: Range<u64>) -> io::Result<Vec<Ent
 }
 
 /// Reads what is stored, and checks every record and that no entry is missing.
-fn load(engine: &dyn LogEngine) -> io::Result<Memory> {
+pub(super) fn load(engine: &dyn LogEngine) -> io::Result<Memory> {
     let location = engine.location();
     let mut memory = Memory::default();
     if let Some(bytes) = engine.get(VOTE_KEY)? {
@@ -1000,9 +1000,10 @@ fn load(engine: &dyn LogEngine) -> io::Result<Memory> {
                     format!("{location} has a key that is no entry's"),
                 )
             })?;
-        let expected = last.or(memory.purged).map(|before| before.index + 1);
-        if expected.is_some_and(|expected| expected != index) {
-            return Err(hole(engine, expected.unwrap_or_default()));
+        if let Some(before) = last.or(memory.purged)
+            && before.index.checked_add(1) != Some(index)
+        {
+            return Err(hole(engine, before.index.saturating_add(1)));
         }
         last = Some(open_entry(value, index, &location)?.log_id);
         let size = u32::try_from(value.len()).map_err(|_| hole(engine, index))?;
@@ -1061,6 +1062,24 @@ mod tests {
         let position = LogPosition { term: 5, index: 9 };
         assert_eq!(unchecked(&record::seal(&position)), [1, 5, 9]);
         assert_eq!(unchecked(&record::seal(&Some(position))), [1, 1, 5, 9]);
+    }
+
+    #[test]
+    fn nothing_follows_the_last_of_all_indexes() {
+        let engine = crate::storage::simulated_engine::SimulatedEngine::default();
+        let position = |index| LogPosition { term: 1, index };
+        let first = EntryRecord {
+            position: position(0),
+            payload: PayloadRecord::Blank,
+        };
+        let mut batch = Batch::default();
+        batch.put(entry_key(0), record::seal(&first));
+        engine.write(batch, Durability::Synced).unwrap();
+        assert!(load(&engine).is_ok());
+        let mut batch = Batch::default();
+        batch.put(PURGED_KEY, record::seal(&position(u64::MAX)));
+        engine.write(batch, Durability::Synced).unwrap();
+        assert!(load(&engine).is_err());
     }
 
     #[test]

@@ -6,6 +6,8 @@
 pub mod durable_directory;
 pub mod engine;
 pub mod fatal;
+#[cfg(test)]
+mod fuzz;
 pub mod identity_store;
 pub mod log_store;
 pub(crate) mod record;

@@ -45,7 +45,7 @@ struct Kept {
 
 /// What the file `current` says.
 #[derive(Clone, Serialize, Deserialize)]
-struct CurrentRecord {
+pub(super) struct CurrentRecord {
     directory_name: String,
     position: LogPosition,
     membership: Option<(LogPosition, Bytes)>,

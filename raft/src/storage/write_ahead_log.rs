@@ -172,7 +172,7 @@ fn numbered_files(directory: &Path, suffix: &str) -> io::Result<Vec<(u64, PathBu
 }
 
 const BLOCK_BYTES: usize = 32 * 1024;
-const HEADER_BYTES: usize = 7;
+pub(super) const HEADER_BYTES: usize = 7;
 /// Types of record: a whole write, or a part of one; others carry no write.
 const FULL: u8 = 1;
 const FIRST: u8 = 2;
@@ -181,18 +181,18 @@ const LAST: u8 = 4;
 
 /// What one file holds.
 #[derive(PartialEq, Eq, Debug)]
-struct Examined {
+pub(super) struct Examined {
     /// Whether it holds a whole write before the first bad byte.
-    writes: bool,
+    pub(super) writes: bool,
     /// The numbers of the first of these writes, and of the write that would follow the last.
-    sequence: Option<(u64, u64)>,
+    pub(super) sequence: Option<(u64, u64)>,
     /// Where the write that contains the first bad byte begins.
-    bad_from: Option<usize>,
+    pub(super) bad_from: Option<usize>,
     /// Whether another write begins after the first bad byte.
-    writes_after: bool,
+    pub(super) writes_after: bool,
 }
 
-fn examine(bytes: &[u8]) -> Examined {
+pub(super) fn examine(bytes: &[u8]) -> Examined {
     let mut at = 0;
     let mut write_from = None;
     let mut writes = false;
@@ -268,9 +268,13 @@ fn record_at(bytes: &[u8], at: usize) -> Option<(u8, usize)> {
         return None;
     }
     let stored = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
-    let computed = crc32c::crc32c(bytes.get(at + HEADER_BYTES - 1..end)?);
-    let masked = computed.rotate_right(15).wrapping_add(0xa282_ead8);
-    (stored == masked).then_some((header[6], end))
+    let computed = checksum(bytes.get(at + HEADER_BYTES - 1..end)?);
+    (stored == computed).then_some((header[6], end))
+}
+
+/// RocksDB's checksum of a record's type and payload.
+pub(super) fn checksum(covered: &[u8]) -> u32 {
+    crc32c::crc32c(covered).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
 /// Whether a write begins after the bad record at `bad`. In its own block it may begin anywhere; in
@@ -324,10 +328,7 @@ mod tests {
                 };
                 let mut covered = vec![kind];
                 covered.extend_from_slice(part);
-                let masked = crc32c::crc32c(&covered)
-                    .rotate_right(15)
-                    .wrapping_add(0xa282_ead8);
-                file.extend_from_slice(&masked.to_le_bytes());
+                file.extend_from_slice(&checksum(&covered).to_le_bytes());
                 file.extend_from_slice(&(part.len() as u16).to_le_bytes());
                 file.extend_from_slice(&covered);
                 (left, first) = (rest, false);

@@ -385,12 +385,16 @@ impl Append {
     /// `InvalidData` when the body does not fit the entries, or the entries do not follow each other.
     pub fn into_request(self, mut body: Bytes) -> io::Result<AppendEntriesRequest<LogTypes>> {
         let malformed = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
-        let first = self.previous.map_or(0, |previous| previous.index + 1);
+        // None: after the last of all indexes there is none.
+        let mut next = self
+            .previous
+            .map_or(Some(0), |previous| previous.index.checked_add(1));
         let mut entries = Vec::with_capacity(self.entries.len());
-        for (next, head) in (first..).zip(self.entries) {
-            if head.position.index != next {
+        for head in self.entries {
+            if next != Some(head.position.index) {
                 return Err(malformed("the entries of an append do not follow each other"));
             }
+            next = head.position.index.checked_add(1);
             let mut take = |bytes: u32| {
                 let bytes = bytes as usize;
                 if bytes <= body.len() {
@@ -485,5 +489,19 @@ mod tests {
         let mut gap = append;
         gap.entries.remove(1);
         assert!(gap.into_request(Bytes::new()).is_err());
+    }
+
+    #[test]
+    fn nothing_follows_the_last_of_all_indexes() {
+        let (mut append, _) = Append::of(request());
+        append.entries.truncate(1);
+        for (previous, refused) in [(u64::MAX - 1, false), (u64::MAX, true)] {
+            append.previous = Some(LogPosition {
+                term: 1,
+                index: previous,
+            });
+            append.entries[0].position.index = previous.wrapping_add(1);
+            assert_eq!(append.clone().into_request(Bytes::new()).is_err(), refused);
+        }
     }
 }

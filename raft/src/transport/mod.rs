@@ -33,6 +33,8 @@ pub mod tls;
 pub mod tls_network;
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod golden;
 
 use crate::{identity::RaftId, runtime::Runtime};
