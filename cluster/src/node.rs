@@ -2,6 +2,8 @@
 //! reads, and shows the local state; where the leader is does not matter to its callers.
 
 mod change_records;
+#[cfg(test)]
+mod fuzz;
 mod joins;
 mod leadership;
 mod operations;

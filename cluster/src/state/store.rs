@@ -107,6 +107,20 @@ impl Store {
         Ok(responses)
     }
 
+    /// What an entry would answer, and the digest after it; nothing is written.
+    #[cfg(test)]
+    pub(crate) fn apply_without_writing(&self, entry: &CommittedEntry) -> io::Result<(Bytes, [u8; 32])> {
+        let (database, mut meta, digest) = {
+            let current = self.read();
+            (current.database.clone(), current.meta, current.digest)
+        };
+        let mut transaction = Transaction::new(&database, digest);
+        let mut answers = apply::RunAnswers::new();
+        let order = apply::Order::AsProposed;
+        let response = apply::apply_entry(&mut transaction, &mut meta, &mut answers, entry, order)?;
+        Ok((response, transaction.finish().digest.to_bytes()))
+    }
+
     /// Changes a stored pair behind the digest's back, as damage would.
     #[cfg(test)]
     pub(crate) fn overwrite_for_test(&self, table: super::Table, key: &[u8], value: &[u8]) {

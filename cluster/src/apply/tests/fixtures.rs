@@ -17,6 +17,7 @@ use conclave_raft::{
     identity::RaftId,
     state_machine::{CommittedEntry, CommittedPayload, LogPosition, StateMachine},
 };
+use serde::{Serialize, de::DeserializeOwned};
 use tempfile::TempDir;
 
 pub(crate) const TERM: u64 = 3;
@@ -172,6 +173,11 @@ impl Bench {
         assert_eq!(digest.scanned, digest.running);
         digest.scanned
     }
+}
+
+/// Reads any bytes as a record: see [`conclave_fuzz::read_alike`].
+pub(crate) fn read<T: Serialize + DeserializeOwned>(input: &[u8]) -> Option<T> {
+    conclave_fuzz::read_alike(input, codec::decode::<T>, codec::encode::<T>)
 }
 
 pub(crate) fn pairs_of(store: &Store, tables: &[Table]) -> Vec<(Table, Vec<u8>, Vec<u8>)> {

@@ -11,11 +11,13 @@
 //! | `once`        | each proposal once, and lost answers given again                     |
 //! | `records`     | an audit record for everything, chained, bounded, found              |
 //! | `storage`     | checkpoints, installation, damage                                    |
+//! | `fuzz`        | any bytes are answered, and alike                                    |
 //! | `golden`      | the format of what is stored                                         |
 
 mod bounds;
 mod determinism;
 pub(crate) mod fixtures;
+mod fuzz;
 mod golden;
 mod model;
 mod once;
