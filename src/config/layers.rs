@@ -82,7 +82,7 @@ pub fn overrides_from_environment(variables: impl Iterator<Item = (String, Strin
     overrides
 }
 
-fn parse(path: &Path, text: &str, overrides: &[Override]) -> Result<Config, ConfigError> {
+pub(super) fn parse(path: &Path, text: &str, overrides: &[Override]) -> Result<Config, ConfigError> {
     let malformed = |error: &toml::de::Error| ConfigError::Malformed {
         path: path.to_owned(),
         line: error.span().map_or(1, |span| line_at(text, span.start)),
@@ -118,8 +118,14 @@ fn lay_over(table: &toml::Table, setting: &Override) -> Result<(toml::Table, Con
     Err(refused(setting, message))
 }
 
+/// Parts of a key that is set outside of the file. Tables are taken apart recursively.
+const KEY_PARTS_LIMIT: usize = 32;
+
 fn set(table: &mut toml::Table, key: &str, value: toml::Value) -> Result<(), String> {
     let mut parts: Vec<&str> = key.split('.').collect();
+    if parts.len() > KEY_PARTS_LIMIT {
+        return Err(format!("the key has more than {KEY_PARTS_LIMIT} parts"));
+    }
     let last = parts.pop().unwrap_or_default();
     let mut section = table;
     for part in parts {
@@ -233,6 +239,13 @@ mod tests {
             parsed(FILE, &[("dev", "perhaps")]),
             Err(ConfigError::Override { .. })
         ));
+    }
+
+    #[test]
+    fn a_deep_key_is_refused() {
+        let key = "a.".repeat(100_000);
+        let error = parsed(FILE, &[(&key, "1")]).unwrap_err().to_string();
+        assert!(error.contains("more than 32 parts"));
     }
 
     #[test]

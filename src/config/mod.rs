@@ -9,6 +9,8 @@ mod at_audit_limit;
 mod authorities;
 mod check;
 mod faults;
+#[cfg(test)]
+mod fuzz;
 mod layers;
 mod limits;
 mod sections;

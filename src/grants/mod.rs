@@ -5,6 +5,8 @@
 //! configuration; a caller has those of one identity, never a union.
 
 mod configured;
+#[cfg(test)]
+mod fuzz;
 mod principal;
 mod rules;
 

@@ -201,7 +201,7 @@ impl ClientCertVerifier for ClientVerifier {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::pki::{Authority, AuthorityKind, ClientName, Validity};
     use proptest::prelude::*;
@@ -232,6 +232,18 @@ mod tests {
 
     fn email(name: &str) -> SanType {
         SanType::Rfc822Name(name.try_into().unwrap())
+    }
+
+    /// One for each type of name, one with all, and one of a node.
+    pub(in crate::identity) fn certificate_seeds() -> Vec<Vec<u8>> {
+        vec![
+            certificate(&["c"], &[]),
+            certificate(&[], &[dns("d.example")]),
+            certificate(&[], &[email("e@x.example")]),
+            certificate(&["c"], &[dns("d"), email("e@x"), uri("spiffe://x/y")]),
+            certificate(&["c", "d"], &[dns("d"), dns("e")]),
+            certificate(&[], &[uri("conclave://blue/n1"), dns("n1.example")]),
+        ]
     }
 
     fn principal(common_names: &[&str], names: &[SanType]) -> Result<String, CertificateNameError> {

@@ -9,6 +9,8 @@
 
 mod certificate;
 mod development;
+#[cfg(test)]
+mod fuzz;
 mod tailscale;
 
 pub use certificate::{CertificateNameError, ClientCertificate, ClientVerifier};

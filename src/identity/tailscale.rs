@@ -53,7 +53,7 @@ struct DaemonStatus {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct WhoIs {
+pub(super) struct WhoIs {
     node: Option<WhoIsNode>,
     user_profile: Option<WhoIsUser>,
     cap_map: Option<BTreeMap<String, Option<Vec<serde_json::Value>>>>,
@@ -168,7 +168,7 @@ impl Tailscale {
     }
 }
 
-fn identity(who: WhoIs) -> Result<Identity, Unidentified> {
+pub(super) fn identity(who: WhoIs) -> Result<Identity, Unidentified> {
     let unusable = |reason: &str| Unidentified::UnusableAnswer(reason.to_owned());
     let node = who.node.ok_or_else(|| unusable("no node"))?;
     let name = match node.tags.filter(|tags| !tags.is_empty()) {

@@ -5,6 +5,8 @@
 //! that keeps the rules. `Debug` shows no name, so that none reaches a log by accident.
 
 mod full_name;
+#[cfg(test)]
+mod fuzz;
 mod pattern;
 
 pub use full_name::{FullName, NameError, NamespacePath, SecretName, StoreName, StorePath};

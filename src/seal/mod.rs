@@ -5,6 +5,8 @@
 //! its key is sealed: it votes and stores, and answers clients "sealed".
 
 mod cipher;
+#[cfg(test)]
+mod fuzz;
 mod keep;
 mod key;
 mod key_file;

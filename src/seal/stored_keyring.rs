@@ -79,7 +79,7 @@ pub struct StoredKeyring {
 
 /// The stored value. What stands in clear is needed before anything can be opened.
 #[derive(Serialize, Deserialize)]
-struct Envelope {
+pub(super) struct Envelope {
     keyring: KeyringId,
     /// The id of the seal key that wrapped `wrapped_key`.
     seal_key: String,

@@ -23,6 +23,8 @@ mod answer;
 mod call;
 mod connection;
 mod entrance;
+#[cfg(test)]
+pub(crate) mod fuzz;
 mod large_answers;
 mod listener;
 mod metrics_listener;

@@ -75,7 +75,7 @@ pub(super) async fn limit(call: &Checked<'_>) -> Result<AuditLimit, Failure> {
     })
 }
 
-fn query(request: &AuditListRequest) -> Result<AuditQuery, Failure> {
+pub(super) fn query(request: &AuditListRequest) -> Result<AuditQuery, Failure> {
     let invalid = |field: &str, reason: &str| {
         Failure::new(
             ErrorCode::InvalidRequest,
@@ -162,11 +162,11 @@ fn word<T: Copy + PartialEq>(words: &[(T, &'static str)], value: T) -> &'static 
         .map_or("unknown", |(_, word)| word)
 }
 
-fn written(key: &AuditKey) -> String {
+pub(super) fn written(key: &AuditKey) -> String {
     format!("{}-{}-{}", key.index, key.position, key.step)
 }
 
-fn read(text: &str) -> Option<AuditKey> {
+pub(super) fn read(text: &str) -> Option<AuditKey> {
     let mut parts = text.split('-');
     let key = AuditKey {
         index: parts.next()?.parse().ok()?,

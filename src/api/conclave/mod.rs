@@ -17,6 +17,8 @@
 mod audit;
 mod cluster;
 mod errors;
+#[cfg(test)]
+mod fuzz;
 mod health;
 pub mod messages;
 mod routes;

@@ -201,7 +201,7 @@ impl Checked<'_> {
 }
 
 /// Reads a message. An empty body is an empty object.
-fn read_message<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
+pub(super) fn read_message<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
     let body = match body.trim_ascii_start().first() {
         None => b"{}",
         Some(b'{') => body,

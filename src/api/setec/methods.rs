@@ -172,7 +172,7 @@ async fn answer(
 }
 
 /// What is wrong with a call's form.
-fn check_form(method: &hyper::Method, headers: &HeaderMap) -> Option<Answer> {
+pub(super) fn check_form(method: &hyper::Method, headers: &HeaderMap) -> Option<Answer> {
     if method != hyper::Method::POST {
         return Some(Answer::text(
             StatusCode::BAD_REQUEST,

@@ -11,6 +11,8 @@
 
 mod answers;
 mod errors;
+#[cfg(test)]
+mod fuzz;
 mod methods;
 mod requests;
 
