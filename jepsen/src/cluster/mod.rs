@@ -16,7 +16,7 @@ pub use slow::{Pace, SlowLink, slow_links};
 
 use crate::{HarnessError, schedule::Region};
 use conclave::{
-    api::conclave::messages::{AddMember, MemberId, Status},
+    api::conclave::messages::{AddMember, ClusterMembers, MemberId, Status},
     client::{Client, Settings},
     dev::NodeProcess,
 };
@@ -387,12 +387,21 @@ impl Cluster {
         Ok(())
     }
 
-    /// Whether a node of this name is a member; `None`: nobody says, or the membership is changing.
+    /// Whether a node of this name is a member; `None`: nobody says, or the membership is changing. The
+    /// others are asked: who was removed may not know it.
     pub async fn is_member(&self, node: usize) -> Option<bool> {
-        let members = self.operator.members().await.ok()?;
-        if members.joint {
-            return None;
+        let mut newest = None;
+        for other in (0..self.len()).filter(|other| *other != node) {
+            let asked = self.operator.at(other).with_timeout(ASK_TIMEOUT);
+            if let Ok(members) = asked.members().await
+                && newest
+                    .as_ref()
+                    .is_none_or(|newest: &ClusterMembers| newest.term < members.term)
+            {
+                newest = Some(members);
+            }
         }
+        let members = newest.filter(|members| !members.joint)?;
         let name = &self.files.nodes[node].name;
         Some(members.members.iter().any(|member| member.name == *name))
     }
