@@ -127,6 +127,22 @@ impl<'m, 'd> Machine<'m, 'd> {
         Ok(versions)
     }
 
+    /// The highest of a secret's versions that has a value. Most of the time it is the highest number
+    /// that was used; only where that was destroyed are the others looked through.
+    pub(super) fn latest_version(
+        &self,
+        id: SecretId,
+        secret: &SecretRecord,
+    ) -> io::Result<Option<(Version, VersionRecord)>> {
+        if let Some(highest) = secret.used.highest()
+            && let Some(version) = self.version(id, highest)?
+            && version.has_value()
+        {
+            return Ok(Some((highest, version)));
+        }
+        self.highest_version(id, VersionRecord::has_value)
+    }
+
     /// The highest of a secret's versions that `wanted` accepts.
     pub(super) fn highest_version(
         &self,

@@ -109,7 +109,7 @@ fn version_of_same_value(
     {
         return Ok(Some(active));
     }
-    let latest = machine.highest_version(put.secret, VersionRecord::has_value)?;
+    let latest = machine.latest_version(put.secret, secret)?;
     Ok(latest
         .filter(|(_, version)| is_same(version))
         .map(|(number, _)| number))

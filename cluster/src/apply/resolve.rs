@@ -68,7 +68,7 @@ pub(super) fn available_version(
             (number, version(machine, (id, secret), number)?)
         }
         Which::Latest => machine
-            .highest_version(id, VersionRecord::has_value)?
+            .latest_version(id, secret)?
             .ok_or(Refusal::VersionNotFound)?,
         Which::LatestEnabled => machine
             .highest_version(id, |version| version.is_available(now_ms))?

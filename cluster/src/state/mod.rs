@@ -7,6 +7,7 @@
 //! | `meta`        | what the state knows of itself                                  |
 //! | `digest`      | the multiset hash by which replicas prove that they agree       |
 //! | `transaction` | reads and writes of apply, until one batch carries them         |
+//! | `recent_rows` | what apply read or wrote lately                                 |
 //! | `store`       | the state machine that the log feeds                            |
 //! | `view`        | the state at one index, for readers                             |
 //! | `upkeep`      | when time alone would end something                             |
@@ -17,6 +18,7 @@ mod database;
 mod digest;
 mod generation;
 mod meta;
+mod recent_rows;
 mod rows;
 mod store;
 mod table;

@@ -8,6 +8,7 @@ use super::{
     digest::Digest,
     generation,
     meta::Meta,
+    recent_rows::RecentRows,
     table::Table,
     transaction::{RUNNING_DIGEST_KEY, Transaction},
     view::{StateView, stored_meta},
@@ -29,8 +30,8 @@ const CHANGES_KEPT: usize = 64 * 1024;
 pub struct Store {
     root: PathBuf,
     current: RwLock<Current>,
-    /// Held by whoever changes the state.
-    writing: Mutex<()>,
+    /// Held by whoever changes the state, with what it then needs to know again.
+    writing: Mutex<RecentRows>,
     changes: broadcast::Sender<Change>,
 }
 
@@ -51,7 +52,7 @@ impl Store {
         Ok(Self {
             root: root.to_owned(),
             current: RwLock::new(Current::of(database)?),
-            writing: Mutex::new(()),
+            writing: Mutex::new(RecentRows::new()),
             changes: broadcast::Sender::new(CHANGES_KEPT),
         })
     }
@@ -75,18 +76,31 @@ impl Store {
         self.current.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn begin_writing(&self) -> MutexGuard<'_, ()> {
+    fn begin_writing(&self) -> MutexGuard<'_, RecentRows> {
         self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Applies a run of entries in one write.
     pub(crate) fn apply_in(&self, entries: &[CommittedEntry], order: apply::Order) -> io::Result<Vec<Bytes>> {
-        let _writing = self.begin_writing();
+        let mut recent = self.begin_writing();
+        let applied = self.apply_run(entries, order, &mut recent);
+        if applied.is_err() {
+            recent.clear();
+        }
+        applied
+    }
+
+    fn apply_run(
+        &self,
+        entries: &[CommittedEntry],
+        order: apply::Order,
+        recent: &mut RecentRows,
+    ) -> io::Result<Vec<Bytes>> {
         let (database, mut meta, digest) = {
             let current = self.read();
             (current.database.clone(), current.meta, current.digest)
         };
-        let mut transaction = Transaction::new(&database, digest);
+        let mut transaction = Transaction::new(&database, digest, recent);
         let mut answers = apply::RunAnswers::new();
         let responses = entries
             .iter()
@@ -124,6 +138,7 @@ impl Store {
     /// Changes a stored pair behind the digest's back, as damage would.
     #[cfg(test)]
     pub(crate) fn overwrite_for_test(&self, table: super::Table, key: &[u8], value: &[u8]) {
+        self.begin_writing().clear();
         let database = self.database();
         let mut batch = rocksdb::WriteBatch::default();
         batch.put_cf(database.family(table), key, value);
@@ -190,7 +205,8 @@ impl StateMachine for Store {
     }
 
     fn install(&self, checkpoint: Checkpoint) -> io::Result<()> {
-        let _writing = self.begin_writing();
+        let mut recent = self.begin_writing();
+        recent.clear();
         let old = self.database();
         let directory = generation::replace(&self.root, old.directory(), &checkpoint.directory)?;
         *self.write() = Current::of(Database::open(&directory)?)?;

@@ -7,6 +7,7 @@
 use super::{
     database::{Database, Direction, KeyRange},
     digest::{DIGEST_INTERVAL, DIGESTS_KEPT, Digest},
+    recent_rows::RecentRows,
     table::Table,
 };
 use crate::model::SecretId;
@@ -15,6 +16,7 @@ use conclave_raft::codec;
 use rocksdb::{ReadOptions, WriteBatch};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     io,
     ops::ControlFlow,
@@ -26,6 +28,7 @@ pub const RUNNING_DIGEST_KEY: &[u8] = b"running";
 /// A run of entries that is being applied.
 pub struct Transaction<'d> {
     database: &'d Database,
+    recent: RefCell<&'d mut RecentRows>,
     run: Layer,
     layers: Vec<Layer>,
     digest: Digest,
@@ -47,10 +50,12 @@ pub struct Finished {
 }
 
 impl<'d> Transaction<'d> {
-    /// Begins a run over a state with this digest.
-    pub fn new(database: &'d Database, digest: Digest) -> Self {
+    /// Begins a run over a state with this digest. `recent` agrees with the state, and [`Self::finish`]
+    /// runs ahead of it: whoever does not write what is finished clears it.
+    pub fn new(database: &'d Database, digest: Digest, recent: &'d mut RecentRows) -> Self {
         Self {
             database,
+            recent: RefCell::new(recent),
             run: Layer::default(),
             layers: Vec::new(),
             digest,
@@ -107,7 +112,16 @@ impl<'d> Transaction<'d> {
         assert!(self.layers.is_empty(), "an entry ends after all of its parts");
         for (table, writes) in Table::ALL.into_iter().zip(entry.0) {
             for (key, value) in writes {
-                let before = self.read(table, &key)?;
+                let is_new = value.is_some() && table.entry_index_of(&key) == Some(index);
+                let before = if is_new {
+                    debug_assert!(
+                        self.read(table, &key)?.is_none(),
+                        "only this entry writes its keys"
+                    );
+                    None
+                } else {
+                    self.read(table, &key)?
+                };
                 if before == value {
                     continue;
                 }
@@ -140,6 +154,7 @@ impl<'d> Transaction<'d> {
 
     /// Ends the run.
     pub fn finish(mut self) -> Finished {
+        let recent = self.recent.into_inner();
         assert!(self.layers.is_empty(), "a run ends after its last entry");
         self.run.0[Table::Digest.position()].insert(
             RUNNING_DIGEST_KEY.to_vec(),
@@ -149,6 +164,7 @@ impl<'d> Transaction<'d> {
         for (table, writes) in Table::ALL.into_iter().zip(self.run.0) {
             let family = self.database.family(table);
             for (key, value) in writes {
+                recent.note(table, &key, value.as_ref());
                 match value {
                     Some(value) => batch.put_cf(family, key, value),
                     None => batch.delete_cf(family, key),
@@ -244,10 +260,16 @@ impl<'d> Transaction<'d> {
             .rev()
             .chain([&self.run])
             .find_map(|layer| layer.0[position].get(key).cloned());
-        match written {
-            Some(value) => Ok(value),
-            None => self.database.get(table, key),
+        if let Some(value) = written {
+            return Ok(value);
         }
+        let mut recent = self.recent.borrow_mut();
+        if let Some(value) = recent.get(table, key) {
+            return Ok(value);
+        }
+        let stored = self.database.get(table, key)?;
+        recent.note(table, key, stored.as_ref());
+        Ok(stored)
     }
 
     fn written(&self, table: Table, range: &KeyRange) -> Vec<(Vec<u8>, Option<Bytes>)> {
