@@ -1,6 +1,7 @@
 //! What every operation reads and writes: the records by their types, and attempts that leave
 //! nothing when they are refused.
 
+use super::window::NewOutcomes;
 use crate::{
     command::Refusal,
     model::{Place, PlaceRecord, SecretId, SecretRecord, Version, VersionRecord},
@@ -17,6 +18,8 @@ pub(super) struct Machine<'m, 'd> {
     pub(super) position: LogPosition,
     /// How many audit records the entry wrote.
     pub(super) recorded: u64,
+    /// Outcomes of the entry that no row has yet.
+    pub(super) outcomes: NewOutcomes,
 }
 
 /// Why an operation ended early.
@@ -47,6 +50,7 @@ impl<'m, 'd> Machine<'m, 'd> {
             meta,
             position,
             recorded: 0,
+            outcomes: NewOutcomes::default(),
         }
     }
 
@@ -104,6 +108,19 @@ impl<'m, 'd> Machine<'m, 'd> {
 
     pub(super) fn version(&self, secret: SecretId, version: Version) -> io::Result<Option<VersionRecord>> {
         self.rows.get(Table::Version, &keys::version_key(secret, version))
+    }
+
+    /// Writes a version under a number that was never used.
+    pub(super) fn put_new_version(
+        &mut self,
+        secret: SecretId,
+        version: Version,
+        record: &VersionRecord,
+        value: &StoredValue,
+    ) {
+        let key = keys::version_key(secret, version);
+        self.rows.put_new(Table::Version, &key, record);
+        self.rows.put_new(Table::Value, &key, value);
     }
 
     pub(super) fn put_version(&mut self, secret: SecretId, version: Version, record: &VersionRecord) {

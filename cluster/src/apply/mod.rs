@@ -185,6 +185,7 @@ fn apply_proposals(
         let number = u32::try_from(position).expect("an entry's bytes are far below 4 GiB");
         outcomes[position] = answers.admit(window::apply_once(machine, number, proposal)?);
     }
+    window::write_outcomes(machine);
     recording::prune(machine)?;
     Ok(outcomes)
 }

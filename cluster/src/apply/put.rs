@@ -147,12 +147,11 @@ fn store(machine: &mut Machine<'_, '_>, put: &Put, secret: &SecretRecord, number
         sealed_revision: secret.sealed_revision,
         digest: Some(put.digest),
     };
-    machine.put_version(put.secret, number, &version);
     let value = StoredValue {
         sealed: put.value.clone(),
         sealed_revision: secret.sealed_revision,
     };
-    machine.put_value(put.secret, number, &value);
+    machine.put_new_version(put.secret, number, &version, &value);
 }
 
 /// Destroys the oldest versions until `keep` are left, but neither the active one nor the new one.

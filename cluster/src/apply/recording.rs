@@ -112,6 +112,7 @@ pub(super) fn prune(machine: &mut Machine<'_, '_>) -> io::Result<()> {
     let target_bytes = retention.limit_bytes - retention.limit_bytes / FREE_PART;
     let most = PRUNED_PER_ENTRY + 2 * machine.recorded;
     let mut excess_bytes = machine.meta.audit.bytes.saturating_sub(target_bytes);
+    let entry_index = machine.position.index;
     let mut pruned: Vec<(AuditKey, AuditRecord, u64)> = Vec::new();
     let start = machine
         .meta
@@ -123,12 +124,15 @@ pub(super) fn prune(machine: &mut Machine<'_, '_>) -> io::Result<()> {
         &KeyRange::from(start),
         Direction::Ascending,
         |key, row| {
-            if excess_bytes == 0 || pruned.len() as u64 >= most {
-                return Ok(ControlFlow::Break(()));
-            }
             let size_bytes = (key.len() + row.len()) as u64;
             let key = AuditKey::from_key(key)
                 .ok_or_else(|| machine.rows.damage(Table::Audit, "a key is malformed"))?;
+            // An entry's records go together: the indexes name entries. Its own are left to a later one.
+            let begins_entry = pruned.last().is_none_or(|(last, ..)| last.index != key.index);
+            let is_enough = excess_bytes == 0 || pruned.len() as u64 >= most;
+            if begins_entry && (is_enough || key.index == entry_index) {
+                return Ok(ControlFlow::Break(()));
+            }
             excess_bytes = excess_bytes.saturating_sub(size_bytes);
             pruned.push((key, machine.rows.decode(Table::Audit, row)?, size_bytes));
             Ok(ControlFlow::Continue(()))
@@ -203,36 +207,28 @@ fn append(machine: &mut Machine<'_, '_>, key: AuditKey, mut record: AuditRecord)
         None => codec::encode(&record),
     };
     for (table, index_key) in index_keys(key, &record) {
-        machine.rows.put_key(table, &index_key);
+        machine.rows.put_new_bytes(table, &index_key, Bytes::new());
     }
     let row_key = key.to_key();
     machine.meta.audit.bytes += (row_key.len() + encoded.len()) as u64;
     machine.meta.audit.records += 1;
     machine.recorded += 1;
-    machine.rows.put_bytes(Table::Audit, &row_key, encoded.into());
+    machine.rows.put_new_bytes(Table::Audit, &row_key, encoded.into());
     Ok(())
 }
 
+/// A record's keys in the indexes. By principal and kind they name only its entry: many records of an
+/// entry share those, and few a place.
 fn index_keys(key: AuditKey, record: &AuditRecord) -> impl Iterator<Item = (Table, Vec<u8>)> {
-    let place = record
-        .place
-        .map(|place| (Table::AuditByPlace, keys::audit_place_prefix(&place)));
-    let principal = (
-        Table::AuditByPrincipal,
-        keys::audit_principal_prefix(record.principal),
-    );
-    let kind = (
-        Table::AuditByKind,
-        keys::audit_kind_prefix(record.action, record.outcome),
-    );
-    let of = |(table, mut prefix): (Table, Vec<u8>)| {
-        prefix.extend(key.to_key());
-        (table, prefix)
-    };
-    place
-        .into_iter()
-        .chain([principal, kind])
-        .map(of)
-        .collect::<Vec<_>>()
-        .into_iter()
+    let entry = key.index.to_be_bytes();
+    let by_place = record.place.map(|place| {
+        let prefix = keys::audit_place_prefix(&place);
+        (Table::AuditByPlace, [&prefix[..], &key.to_key()].concat())
+    });
+    let of_principal = keys::audit_principal_prefix(record.principal);
+    let of_kind = keys::audit_kind_prefix(record.action, record.outcome);
+    by_place.into_iter().chain([
+        (Table::AuditByPrincipal, [&of_principal[..], &entry].concat()),
+        (Table::AuditByKind, [&of_kind[..], &entry].concat()),
+    ])
 }

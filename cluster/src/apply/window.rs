@@ -20,7 +20,7 @@ use super::{
 use crate::{
     command::{Command, Done, Operation, Outcome, Proposal, Refusal},
     model::{NumberRanges, ProposalId, SecretId, Version},
-    state::{Direction, KeyRange, StoredValue, Table, WindowOrder, WindowRow, keys},
+    state::{Direction, KeyRange, StoredValue, Table, WindowOutcome, WindowRow, keys},
 };
 use bytes::Bytes;
 use conclave_raft::codec;
@@ -33,12 +33,23 @@ pub const WINDOW_OUTCOMES: u64 = 1 << 20;
 /// The most bytes of outcomes that are remembered.
 pub const WINDOW_BYTES: u64 = 256 * 1024 * 1024;
 
+/// So many bytes of outcomes one row has at most, or one outcome.
+const ROW_BYTES: usize = 64 * 1024;
 /// So many outcomes are forgotten in one entry, then as many more as the entry of the last has.
 const FORGOTTEN_PER_ENTRY: usize = 4096;
 /// So many lingering values are removed in one entry, or one.
 const REMOVED_PER_ENTRY: usize = 4096;
 /// So many bytes of lingering values are removed in one entry, or one value.
 const REMOVED_BYTES_PER_ENTRY: u64 = 16 * 1024 * 1024;
+
+/// Outcomes that are to be written as one row.
+#[derive(Default)]
+pub(super) struct NewOutcomes {
+    /// Position in the entry of the first.
+    first_position: u32,
+    outcomes: Vec<WindowOutcome>,
+    bytes: usize,
+}
 
 /// Applies a proposal unless it was applied before.
 pub(super) fn apply_once(
@@ -84,7 +95,7 @@ pub(super) fn linger(machine: &mut Machine<'_, '_>, secret: SecretId, version: V
     let value = machine.value(secret, version)?;
     let index = machine.position.index;
     let size_bytes = value.sealed.ciphertext.len() as u64;
-    machine.rows.put(
+    machine.rows.put_new(
         Table::Lingering,
         &keys::lingering_key(index, secret, version),
         &size_bytes,
@@ -94,12 +105,12 @@ pub(super) fn linger(machine: &mut Machine<'_, '_>, secret: SecretId, version: V
 }
 
 fn recall(machine: &Machine<'_, '_>, id: ProposalId) -> io::Result<Option<Outcome>> {
-    let row: Option<WindowRow> = machine.rows.get(Table::Window, &id.0)?;
-    let Some(WindowRow { outcome, .. }) = row else {
+    let Some(encoded) = remembered(machine, id)? else {
         return Ok(None);
     };
-    let Outcome::Done(remembered) = outcome else {
-        return Ok(Some(outcome));
+    let remembered = match machine.rows.decode(Table::Window, &encoded)? {
+        Outcome::Done(remembered) => remembered,
+        refused => return Ok(Some(refused)),
     };
     let mut answers = CommandAnswers::default();
     for (step, answer) in (0_u16..).zip(remembered) {
@@ -152,24 +163,73 @@ fn shorten(outcome: &Outcome) -> Outcome {
     outcome
 }
 
-fn remember(machine: &mut Machine<'_, '_>, position: u32, id: ProposalId, outcome: &Outcome) {
-    let index = machine.position.index;
-    let outcome = shorten(outcome);
-    let row = Bytes::from(codec::encode(&WindowRow { index, outcome }));
-    let bytes = row.len() as u64;
-    machine.rows.put_bytes(Table::Window, &id.0, row);
-    let order = WindowOrder {
-        proposal: id,
-        time_ms: machine.now_ms(),
-        bytes,
+/// The encoded outcome of a proposal, if the window has it.
+fn remembered(machine: &Machine<'_, '_>, id: ProposalId) -> io::Result<Option<Bytes>> {
+    let Some(index) = machine.rows.entry_of(id) else {
+        return Ok(None);
     };
-    machine.rows.put(
-        Table::WindowOrder,
-        &keys::window_order_key(index, position),
-        &order,
-    );
-    machine.meta.window.outcomes += 1;
-    machine.meta.window.bytes += bytes;
+    let of_id = |outcomes: &[WindowOutcome]| {
+        let found = outcomes.iter().find(|remembered| remembered.proposal == id);
+        found.map(|remembered| remembered.outcome.clone())
+    };
+    let mut found = None;
+    if index == machine.position.index {
+        found = of_id(&machine.outcomes.outcomes);
+    }
+    if found.is_none() {
+        let rows = KeyRange::prefix(&index.to_be_bytes());
+        machine
+            .rows
+            .scan(Table::Window, &rows, Direction::Ascending, |_, row| {
+                let row: WindowRow = machine.rows.decode(Table::Window, row)?;
+                found = of_id(&row.outcomes);
+                Ok(match found {
+                    Some(_) => ControlFlow::Break(()),
+                    None => ControlFlow::Continue(()),
+                })
+            })?;
+    }
+    let missing = || {
+        machine
+            .rows
+            .damage(Table::Window, "a remembered outcome is missing")
+    };
+    found.map(Some).ok_or_else(missing)
+}
+
+fn remember(machine: &mut Machine<'_, '_>, position: u32, id: ProposalId, outcome: &Outcome) {
+    let outcome = Bytes::from(codec::encode(&shorten(outcome)));
+    if machine.outcomes.bytes + outcome.len() > ROW_BYTES {
+        write_outcomes(machine);
+    }
+    let new = &mut machine.outcomes;
+    if new.outcomes.is_empty() {
+        new.first_position = position;
+    }
+    new.bytes += outcome.len();
+    new.outcomes.push(WindowOutcome {
+        proposal: id,
+        outcome,
+    });
+    machine.rows.note_remembered(id, machine.position.index);
+}
+
+/// Writes the outcomes that no row has yet.
+pub(super) fn write_outcomes(machine: &mut Machine<'_, '_>) {
+    let NewOutcomes {
+        first_position,
+        outcomes,
+        ..
+    } = std::mem::take(&mut machine.outcomes);
+    if outcomes.is_empty() {
+        return;
+    }
+    machine.meta.window.outcomes += outcomes.len() as u64;
+    let time_ms = machine.now_ms();
+    let row = Bytes::from(codec::encode(&WindowRow { time_ms, outcomes }));
+    machine.meta.window.bytes += row.len() as u64;
+    let key = keys::window_key(machine.position.index, first_position);
+    machine.rows.put_new_bytes(Table::Window, &key, row);
 }
 
 fn is_tick(command: &Command) -> bool {
@@ -183,31 +243,35 @@ fn is_tick(command: &Command) -> bool {
 fn forget_outcomes(machine: &mut Machine<'_, '_>) -> io::Result<()> {
     let now_ms = machine.now_ms();
     let mut window = machine.meta.window;
-    let mut forgotten: Vec<(Vec<u8>, ProposalId)> = Vec::new();
+    let mut rows: Vec<Vec<u8>> = Vec::new();
+    let mut forgotten: Vec<ProposalId> = Vec::new();
     let from = KeyRange::from((window.floor_index + 1).to_be_bytes().to_vec());
     machine
         .rows
-        .scan(Table::WindowOrder, &from, Direction::Ascending, |key, row| {
+        .scan(Table::Window, &from, Direction::Ascending, |key, encoded| {
             let index = keys::index_at_start(key)
-                .ok_or_else(|| machine.rows.damage(Table::WindowOrder, "a key is malformed"))?;
-            let order: WindowOrder = machine.rows.decode(Table::WindowOrder, row)?;
+                .ok_or_else(|| machine.rows.damage(Table::Window, "a key is malformed"))?;
+            let row: WindowRow = machine.rows.decode(Table::Window, encoded)?;
             // An entry's outcomes are forgotten together, so that the floor says all.
             if index != window.floor_index {
-                let is_old = order.time_ms.saturating_add(WINDOW_MS) <= now_ms;
+                let is_old = row.time_ms.saturating_add(WINDOW_MS) <= now_ms;
                 let is_full = window.outcomes > WINDOW_OUTCOMES || window.bytes > WINDOW_BYTES;
                 if !(is_old || is_full) || forgotten.len() >= FORGOTTEN_PER_ENTRY {
                     return Ok(ControlFlow::Break(()));
                 }
             }
             window.floor_index = index;
-            window.outcomes -= 1;
-            window.bytes -= order.bytes;
-            forgotten.push((key.to_vec(), order.proposal));
+            window.outcomes -= row.outcomes.len() as u64;
+            window.bytes -= encoded.len() as u64;
+            rows.push(key.to_vec());
+            forgotten.extend(row.outcomes.iter().map(|outcome| outcome.proposal));
             Ok(ControlFlow::Continue(()))
         })?;
-    for (key, proposal) in forgotten {
-        machine.rows.delete(Table::WindowOrder, &key);
-        machine.rows.delete(Table::Window, &proposal.0);
+    for key in rows {
+        machine.rows.delete(Table::Window, &key);
+    }
+    for proposal in forgotten {
+        machine.rows.note_forgotten(proposal);
     }
     machine.meta.window = window;
     Ok(())

@@ -1,9 +1,10 @@
 //! Audit records in order, filtered and in pages.
 //!
-//! Four orders are stored: by time (the key), by place, by principal, and by action and outcome.
-//! A filter that names several of them is answered by leaping from one to the next, so that a page
-//! costs about as much as its answer, not as the audit is long. State time never goes back, so that
-//! a time is found by bisection.
+//! Records are stored by time (the key). Three indexes tell which records are about a place, and which
+//! entries have records of a principal, of an action and outcome. A filter that names several of them is
+//! answered by leaping from one to the next, and looking through the entries that all of them name, so that
+//! a page costs about as much as its answer, not as the audit is long. State time never goes back, so that a
+//! time is found by bisection.
 
 mod query;
 
@@ -24,6 +25,18 @@ pub struct AuditFilter {
     pub actions: Vec<Action>,
     /// Records with this outcome.
     pub outcome: Option<OutcomeKind>,
+}
+
+impl AuditFilter {
+    /// Whether a record is wanted, whenever it was written.
+    fn matches(&self, record: &AuditRecord) -> bool {
+        self.place.is_none_or(|place| record.place == Some(place))
+            && self
+                .principal
+                .is_none_or(|principal| record.principal == principal)
+            && (self.actions.is_empty() || self.actions.contains(&record.action))
+            && self.outcome.is_none_or(|outcome| record.outcome == outcome)
+    }
 }
 
 /// One page of audit records.

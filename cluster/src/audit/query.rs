@@ -7,8 +7,8 @@ use crate::{
 };
 use std::io;
 
-/// So many leaps one page takes at most: a page that is cut short says where to go on.
-const LEAPS_PER_PAGE: usize = 200_000;
+/// So many entries and records one page looks at: a page that is cut short says where to go on.
+const LOOKS_PER_PAGE: usize = 200_000;
 
 impl StateView {
     /// Audit records from `from` on (newest first when `descending`), at most `limit`.
@@ -35,45 +35,55 @@ impl StateView {
             Some(from) => start.max(from),
             None => start,
         };
-        let all = orders.len();
-        let mut leaps = 0;
-        'records: loop {
-            // Every order must have the same key; whichever is ahead says where the others go on.
-            let mut agreed = 0;
-            while agreed < all {
-                for order in &mut orders {
-                    leaps += 1;
-                    let Some(found) = order.seek(target)? else {
-                        break 'records;
-                    };
-                    agreed = if found == target { agreed + 1 } else { 1 };
-                    target = found;
-                    if agreed >= all {
-                        break;
+        // Where an entry's records are found: those about the place, or all.
+        let (table, prefix) = match &filter.place {
+            Some(place) => (Table::AuditByPlace, keys::audit_place_prefix(place)),
+            None => (Table::Audit, Vec::new()),
+        };
+        let mut looks = 0;
+        while let Some(index) = next_entry(&mut orders, target.index, &mut looks)? {
+            if index != target.index {
+                target = end_of_entry(index, direction);
+            }
+            if looks > LOOKS_PER_PAGE {
+                let next = Some(target);
+                return Ok(AuditPage { records, next });
+            }
+            let of_entry = [&prefix[..], &index.to_be_bytes()].concat();
+            let mut cursor = self.cursor(table, &KeyRange::prefix(&of_entry), direction);
+            let mut found = cursor.seek(&[&prefix[..], &target.to_key()].concat())?;
+            while let Some((key, row)) = found {
+                let key = AuditKey::from_key(&key[prefix.len()..])
+                    .ok_or_else(|| self.damage(table, "a key is malformed"))?;
+                if key < first || key > last {
+                    return Ok(AuditPage { records, next: None });
+                }
+                looks += 1;
+                if looks > LOOKS_PER_PAGE {
+                    let next = Some(key);
+                    return Ok(AuditPage { records, next });
+                }
+                let record: AuditRecord = match table {
+                    Table::Audit => self.decode(Table::Audit, row)?,
+                    _ => self
+                        .get(Table::Audit, &key.to_key())?
+                        .ok_or_else(|| self.damage(table, "it names a record that is missing"))?,
+                };
+                if filter.matches(&record) {
+                    if records.len() >= limit {
+                        let next = Some(key);
+                        return Ok(AuditPage { records, next });
                     }
+                    records.push((key, record));
                 }
-                if target < first || target > last {
-                    break 'records;
-                }
-                if leaps > LEAPS_PER_PAGE {
-                    return Ok(AuditPage {
-                        records,
-                        next: Some(target),
-                    });
-                }
+                found = cursor.next()?;
             }
-            if records.len() >= limit {
-                return Ok(AuditPage {
-                    records,
-                    next: Some(target),
-                });
-            }
-            let record: AuditRecord = self
-                .get(Table::Audit, &target.to_key())?
-                .ok_or_else(|| self.damage(Table::Audit, "an index names a record that is missing"))?;
-            records.push((target, record));
-            match neighbour(target, direction) {
-                Some(next) => target = next,
+            let beyond = match direction {
+                Direction::Ascending => index.checked_add(1),
+                Direction::Descending => index.checked_sub(1),
+            };
+            match beyond {
+                Some(beyond) => target = end_of_entry(beyond, direction),
                 None => break,
             }
         }
@@ -81,7 +91,43 @@ impl StateView {
     }
 }
 
-/// Keys in one order of records.
+/// The first entry at or beyond `target` that every order has: whichever is ahead says where the others
+/// go on. One that only some have once there were more `looks` than a page may take.
+fn next_entry(orders: &mut [Order<'_>], mut target: u64, looks: &mut usize) -> io::Result<Option<u64>> {
+    let all = orders.len();
+    let mut agreed = 0;
+    loop {
+        for order in &mut *orders {
+            *looks += 1;
+            let Some(found) = order.seek(target)? else {
+                return Ok(None);
+            };
+            agreed = if found == target { agreed + 1 } else { 1 };
+            target = found;
+            if agreed >= all || *looks > LOOKS_PER_PAGE {
+                return Ok(Some(target));
+            }
+        }
+    }
+}
+
+/// Where an entry's records begin in a direction.
+fn end_of_entry(index: u64, direction: Direction) -> AuditKey {
+    match direction {
+        Direction::Ascending => AuditKey {
+            index,
+            position: 0,
+            step: 0,
+        },
+        Direction::Descending => AuditKey {
+            index,
+            position: u32::MAX,
+            step: u16::MAX,
+        },
+    }
+}
+
+/// Entries in one order: those that the keys of an index name, or all.
 struct Order<'v> {
     view: &'v StateView,
     direction: Direction,
@@ -94,7 +140,7 @@ struct Stream<'v> {
     prefix: Vec<u8>,
     cursor: Cursor<'v>,
     /// Where it stands, once it was asked.
-    head: Option<Option<AuditKey>>,
+    head: Option<Option<u64>>,
 }
 
 impl<'v> Order<'v> {
@@ -115,8 +161,8 @@ impl<'v> Order<'v> {
         }
     }
 
-    /// The first key at or beyond `target`.
-    fn seek(&mut self, target: AuditKey) -> io::Result<Option<AuditKey>> {
+    /// The first entry at or beyond `target`.
+    fn seek(&mut self, target: u64) -> io::Result<Option<u64>> {
         let direction = self.direction;
         let mut nearest = None;
         for stream in &mut self.streams {
@@ -134,8 +180,8 @@ impl<'v> Order<'v> {
 }
 
 impl Stream<'_> {
-    fn advance(&mut self, view: &StateView, target: AuditKey, direction: Direction) -> io::Result<()> {
-        let is_there = |head: AuditKey| match direction {
+    fn advance(&mut self, view: &StateView, target: u64, direction: Direction) -> io::Result<()> {
+        let is_there = |head: u64| match direction {
             Direction::Ascending => head >= target,
             Direction::Descending => head <= target,
         };
@@ -144,13 +190,13 @@ impl Stream<'_> {
             Some(Some(head)) if is_there(head) => return Ok(()),
             Some(Some(_)) => {
                 // Mostly the next one is it.
-                let next = self.cursor.next()?.map(|(key, _)| keys::audit_key_at_end(key));
-                match next {
-                    Some(Some(next)) if !is_there(next) => self.leap(target)?,
+                let next = self.cursor.next()?;
+                match next.map(|(key, _)| keys::index_at_start(&key[self.prefix.len()..])) {
+                    Some(Some(next)) if !is_there(next) => self.leap(target, direction)?,
                     next => next,
                 }
             }
-            None => self.leap(target)?,
+            None => self.leap(target, direction)?,
         };
         self.head = Some(match found {
             None => None,
@@ -160,12 +206,16 @@ impl Stream<'_> {
         Ok(())
     }
 
-    fn leap(&mut self, target: AuditKey) -> io::Result<Option<Option<AuditKey>>> {
-        let key = [&self.prefix[..], &target.to_key()].concat();
-        Ok(self
-            .cursor
-            .seek(&key)?
-            .map(|(key, _)| keys::audit_key_at_end(key)))
+    fn leap(&mut self, target: u64, direction: Direction) -> io::Result<Option<Option<u64>>> {
+        let of_entry = end_of_entry(target, direction).to_key();
+        let key = [&self.prefix[..], &of_entry].concat();
+        // Keys that only name an entry lie before those of its records.
+        let key = match direction {
+            Direction::Ascending => &key[..self.prefix.len() + 8],
+            Direction::Descending => &key[..],
+        };
+        let found = self.cursor.seek(key)?;
+        Ok(found.map(|(key, _)| keys::index_at_start(&key[self.prefix.len()..])))
     }
 }
 

@@ -7,7 +7,7 @@
 //! | `meta`        | what the state knows of itself                                  |
 //! | `digest`      | the multiset hash by which replicas prove that they agree       |
 //! | `transaction` | reads and writes of apply, until one batch carries them         |
-//! | `recent_rows` | what apply read or wrote lately                                 |
+//! | `recent`      | what apply is to find quickly: rows, and remembered proposals   |
 //! | `store`       | the state machine that the log feeds                            |
 //! | `view`        | the state at one index, for readers                             |
 //! | `upkeep`      | when time alone would end something                             |
@@ -18,6 +18,8 @@ mod database;
 mod digest;
 mod generation;
 mod meta;
+mod recent;
+mod recent_proposals;
 mod recent_rows;
 mod rows;
 mod store;
@@ -34,13 +36,13 @@ pub use view::StateView;
 
 pub(crate) use database::{Cursor, Direction, KeyRange};
 pub(crate) use meta::{JOINED_KEY, Joined, MEMBERSHIP_KEY, META_KEY};
-pub(crate) use rows::{StoredValue, WindowOrder, WindowRow};
+pub(crate) use rows::{StoredValue, WindowOutcome, WindowRow};
 pub(crate) use table::Table;
 pub(crate) use transaction::Transaction;
 pub(crate) mod keys {
     //! Keys of rows.
     pub(crate) use super::rows::{
-        audit_key_at_end, audit_kind_prefix, audit_place_prefix, audit_principal_prefix, index_at_start,
-        lingering_key, version_key, version_of_key, window_order_key,
+        audit_kind_prefix, audit_place_prefix, audit_principal_prefix, index_at_start, lingering_key,
+        version_key, version_of_key, window_key,
     };
 }

@@ -2,7 +2,7 @@
 //! them without a search in RocksDB.
 //!
 //! Invariant: what is remembered of a key is what the database holds. So it lives within the lock
-//! under which rows are written, and whoever writes rows, or fails to, notes them or clears it.
+//! under which rows are written, and whoever writes rows notes them, or drops all of this.
 
 use super::table::Table;
 use bytes::Bytes;
@@ -36,19 +36,11 @@ impl RecentRows {
             recent.note(key, value);
         }
     }
-
-    /// Forgets everything.
-    pub fn clear(&mut self) {
-        *self = Self::new();
-    }
 }
 
 /// Tables whose rows are read again soon: those of a write name the same rows as the one before.
 fn remembers(table: Table) -> bool {
-    matches!(
-        table,
-        Table::Meta | Table::Place | Table::Secret | Table::Version | Table::Window
-    )
+    matches!(table, Table::Meta | Table::Place | Table::Secret | Table::Version)
 }
 
 struct Recent {
@@ -110,8 +102,6 @@ mod tests {
         assert_eq!(recent.get(Table::Secret, b"key"), None);
         recent.note(Table::Place, b"key", None);
         assert_eq!(recent.get(Table::Place, b"key"), Some(None));
-        recent.clear();
-        assert_eq!(recent.get(Table::Place, b"key"), None);
     }
 
     #[test]

@@ -2,10 +2,8 @@
 //!
 //! Keys are fixed-width and big-endian, so that they sort as they are meant to be read.
 
-use crate::{
-    command::Outcome,
-    model::{AuditKey, Place, ProposalId, Sealed, SecretId, Token, Version},
-};
+use crate::model::{Place, ProposalId, Sealed, SecretId, Token, Version};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 /// A version's value as it is stored.
@@ -18,25 +16,23 @@ pub struct StoredValue {
     pub sealed_revision: u64,
 }
 
-/// The outcome of a proposal that is remembered. It holds no value: a disclosure's ciphertext is
-/// empty here.
+/// Outcomes of one entry's proposals that are remembered: all of them, or as many as a row may have.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct WindowRow {
-    /// Index of the entry that carried the proposal.
-    pub index: u64,
-    /// What became of it.
-    pub outcome: Outcome,
+    /// State time in milliseconds of the entry.
+    pub time_ms: u64,
+    /// In the order in which they were applied.
+    pub outcomes: Vec<WindowOutcome>,
 }
 
-/// When a remembered outcome leaves the window.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct WindowOrder {
-    /// Which it is.
+/// The outcome of a proposal that is remembered.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct WindowOutcome {
+    /// Which proposal's.
     pub proposal: ProposalId,
-    /// State time in milliseconds of its entry.
-    pub time_ms: u64,
-    /// Size of its row in bytes.
-    pub bytes: u64,
+    /// What became of it: an encoded [`crate::command::Outcome`], decoded only when a copy comes. It
+    /// holds no value: a disclosure's ciphertext is empty here.
+    pub outcome: Bytes,
 }
 
 /// Key of a version and of its value.
@@ -55,12 +51,13 @@ pub fn lingering_key(index: u64, secret: SecretId, version: Version) -> Vec<u8> 
     [&index.to_be_bytes()[..], &secret.0, &version.get().to_be_bytes()].concat()
 }
 
-/// Key of an outcome's place in the order of the window.
-pub fn window_order_key(index: u64, position: u32) -> Vec<u8> {
+/// Key of the outcomes of an entry from a position on.
+pub fn window_key(index: u64, position: u32) -> Vec<u8> {
     [&index.to_be_bytes()[..], &position.to_be_bytes()].concat()
 }
 
-/// Keys of a record in the audit's indexes begin with one of these.
+/// Keys in the audit's indexes begin with one of these. An entry's index follows, and by place also the
+/// rest of the record's key.
 pub fn audit_place_prefix(place: &Place) -> Vec<u8> {
     place.to_key().to_vec()
 }
@@ -73,11 +70,6 @@ pub fn audit_principal_prefix(principal: Token) -> Vec<u8> {
 /// See [`audit_place_prefix`].
 pub fn audit_kind_prefix(action: crate::model::Action, outcome: crate::model::OutcomeKind) -> Vec<u8> {
     vec![action as u8, outcome as u8]
-}
-
-/// The record's key at the end of a key of an index.
-pub fn audit_key_at_end(key: &[u8]) -> Option<AuditKey> {
-    AuditKey::from_key(key.get(key.len().checked_sub(14)?..)?)
 }
 
 /// The index at the beginning of a key.

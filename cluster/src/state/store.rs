@@ -8,7 +8,7 @@ use super::{
     digest::Digest,
     generation,
     meta::Meta,
-    recent_rows::RecentRows,
+    recent::Recent,
     table::Table,
     transaction::{RUNNING_DIGEST_KEY, Transaction},
     view::{StateView, stored_meta},
@@ -30,8 +30,9 @@ const CHANGES_KEPT: usize = 64 * 1024;
 pub struct Store {
     root: PathBuf,
     current: RwLock<Current>,
-    /// Held by whoever changes the state, with what it then needs to know again.
-    writing: Mutex<RecentRows>,
+    /// Held by whoever changes the state, with what apply has at hand then; `None` where it has to be
+    /// read again.
+    writing: Mutex<Option<Recent>>,
     changes: broadcast::Sender<Change>,
 }
 
@@ -49,10 +50,11 @@ impl Store {
     /// Damage refuses to open, naming directory, column family or file.
     pub fn open(root: &Path) -> io::Result<Self> {
         let database = Database::open(&generation::current(root)?)?;
+        let recent = Some(Recent::of(&database)?);
         Ok(Self {
             root: root.to_owned(),
             current: RwLock::new(Current::of(database)?),
-            writing: Mutex::new(RecentRows::new()),
+            writing: Mutex::new(recent),
             changes: broadcast::Sender::new(CHANGES_KEPT),
         })
     }
@@ -76,31 +78,35 @@ impl Store {
         self.current.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn begin_writing(&self) -> MutexGuard<'_, RecentRows> {
+    fn begin_writing(&self) -> MutexGuard<'_, Option<Recent>> {
         self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Applies a run of entries in one write.
     pub(crate) fn apply_in(&self, entries: &[CommittedEntry], order: apply::Order) -> io::Result<Vec<Bytes>> {
-        let mut recent = self.begin_writing();
-        let applied = self.apply_run(entries, order, &mut recent);
-        if applied.is_err() {
-            recent.clear();
-        }
-        applied
+        let mut writing = self.begin_writing();
+        let database = self.database();
+        let mut recent = match writing.take() {
+            Some(recent) => recent,
+            None => Recent::of(&database)?,
+        };
+        let responses = self.apply_run(&database, entries, order, &mut recent)?;
+        *writing = Some(recent);
+        Ok(responses)
     }
 
     fn apply_run(
         &self,
+        database: &Database,
         entries: &[CommittedEntry],
         order: apply::Order,
-        recent: &mut RecentRows,
+        recent: &mut Recent,
     ) -> io::Result<Vec<Bytes>> {
-        let (database, mut meta, digest) = {
+        let (mut meta, digest) = {
             let current = self.read();
-            (current.database.clone(), current.meta, current.digest)
+            (current.meta, current.digest)
         };
-        let mut transaction = Transaction::new(&database, digest, recent);
+        let mut transaction = Transaction::new(database, digest, recent);
         let mut answers = apply::RunAnswers::new();
         let responses = entries
             .iter()
@@ -128,7 +134,8 @@ impl Store {
             let current = self.read();
             (current.database.clone(), current.meta, current.digest)
         };
-        let mut transaction = Transaction::new(&database, digest);
+        let mut recent = Recent::of(&database)?;
+        let mut transaction = Transaction::new(&database, digest, &mut recent);
         let mut answers = apply::RunAnswers::new();
         let order = apply::Order::AsProposed;
         let response = apply::apply_entry(&mut transaction, &mut meta, &mut answers, entry, order)?;
@@ -138,7 +145,7 @@ impl Store {
     /// Changes a stored pair behind the digest's back, as damage would.
     #[cfg(test)]
     pub(crate) fn overwrite_for_test(&self, table: super::Table, key: &[u8], value: &[u8]) {
-        self.begin_writing().clear();
+        *self.begin_writing() = None;
         let database = self.database();
         let mut batch = rocksdb::WriteBatch::default();
         batch.put_cf(database.family(table), key, value);
@@ -205,8 +212,8 @@ impl StateMachine for Store {
     }
 
     fn install(&self, checkpoint: Checkpoint) -> io::Result<()> {
-        let mut recent = self.begin_writing();
-        recent.clear();
+        let mut writing = self.begin_writing();
+        *writing = None;
         let old = self.database();
         let directory = generation::replace(&self.root, old.directory(), &checkpoint.directory)?;
         *self.write() = Current::of(Database::open(&directory)?)?;

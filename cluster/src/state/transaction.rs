@@ -7,17 +7,17 @@
 use super::{
     database::{Database, Direction, KeyRange},
     digest::{DIGEST_INTERVAL, DIGESTS_KEPT, Digest},
-    recent_rows::RecentRows,
+    recent::Recent,
     table::Table,
 };
-use crate::model::SecretId;
+use crate::model::{ProposalId, SecretId};
 use bytes::Bytes;
 use conclave_raft::codec;
 use rocksdb::{ReadOptions, WriteBatch};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     io,
     ops::ControlFlow,
 };
@@ -28,16 +28,24 @@ pub const RUNNING_DIGEST_KEY: &[u8] = b"running";
 /// A run of entries that is being applied.
 pub struct Transaction<'d> {
     database: &'d Database,
-    recent: RefCell<&'d mut RecentRows>,
+    recent: RefCell<&'d mut Recent>,
     run: Layer,
     layers: Vec<Layer>,
     digest: Digest,
     changed: BTreeSet<(u64, SecretId)>,
 }
 
-/// Values that were written (`None`: deleted), by table.
+/// What was written, by table.
 #[derive(Default)]
-struct Layer([BTreeMap<Vec<u8>, Option<Bytes>>; Table::ALL.len()]);
+struct Layer([BTreeMap<Vec<u8>, Write>; Table::ALL.len()]);
+
+/// A key's last write.
+struct Write {
+    /// `None`: deleted.
+    value: Option<Bytes>,
+    /// Before this entry the key was never written, so that there is nothing that it replaces.
+    is_new: bool,
+}
 
 /// What a run of entries leaves.
 pub struct Finished {
@@ -50,9 +58,9 @@ pub struct Finished {
 }
 
 impl<'d> Transaction<'d> {
-    /// Begins a run over a state with this digest. `recent` agrees with the state, and [`Self::finish`]
-    /// runs ahead of it: whoever does not write what is finished clears it.
-    pub fn new(database: &'d Database, digest: Digest, recent: &'d mut RecentRows) -> Self {
+    /// Begins a run over a state with this digest, with which `recent` agrees. It runs ahead from here
+    /// on: whoever does not write what is finished drops it.
+    pub fn new(database: &'d Database, digest: Digest, recent: &'d mut Recent) -> Self {
         Self {
             database,
             recent: RefCell::new(recent),
@@ -76,7 +84,9 @@ impl<'d> Transaction<'d> {
             .last_mut()
             .expect("an entry's own layer ends with end_entry");
         for (below, top) in below.0.iter_mut().zip(top.0) {
-            below.extend(top);
+            for (key, write) in top {
+                insert(below, key, write);
+            }
         }
     }
 
@@ -87,22 +97,42 @@ impl<'d> Transaction<'d> {
 
     /// Writes a record.
     pub fn put<T: Serialize>(&mut self, table: Table, key: &[u8], record: &T) {
-        self.write(table, key, Some(codec::encode(record).into()));
+        self.write(table, key, Some(codec::encode(record).into()), false);
+    }
+
+    /// Writes a record whose key no earlier entry ever wrote.
+    pub fn put_new<T: Serialize>(&mut self, table: Table, key: &[u8], record: &T) {
+        self.put_new_bytes(table, key, codec::encode(record).into());
+    }
+
+    /// As [`Self::put_new`], with bytes as they are; none where a key says all by being there.
+    pub fn put_new_bytes(&mut self, table: Table, key: &[u8], bytes: Bytes) {
+        self.write(table, key, Some(bytes), true);
     }
 
     /// Writes a key that says all by being there.
     pub fn put_key(&mut self, table: Table, key: &[u8]) {
-        self.write(table, key, Some(Bytes::new()));
-    }
-
-    /// Writes bytes as they are.
-    pub fn put_bytes(&mut self, table: Table, key: &[u8], bytes: Bytes) {
-        self.write(table, key, Some(bytes));
+        self.write(table, key, Some(Bytes::new()), false);
     }
 
     /// Deletes a key.
     pub fn delete(&mut self, table: Table, key: &[u8]) {
-        self.write(table, key, None);
+        self.write(table, key, None, false);
+    }
+
+    /// The entry that applied a proposal, if its outcome is remembered.
+    pub fn entry_of(&self, proposal: ProposalId) -> Option<u64> {
+        self.recent.borrow().proposals.entry_of(proposal)
+    }
+
+    /// Notes that the window has a proposal's outcome.
+    pub fn note_remembered(&mut self, proposal: ProposalId, index: u64) {
+        self.recent.get_mut().proposals.remember(proposal, index);
+    }
+
+    /// Notes that the window has it no more.
+    pub fn note_forgotten(&mut self, proposal: ProposalId) {
+        self.recent.get_mut().proposals.forget(proposal);
     }
 
     /// Ends an entry: its writes become part of the run and of the digest. A figure is kept where
@@ -111,13 +141,9 @@ impl<'d> Transaction<'d> {
         let entry = self.layers.pop().expect("begin came before end_entry");
         assert!(self.layers.is_empty(), "an entry ends after all of its parts");
         for (table, writes) in Table::ALL.into_iter().zip(entry.0) {
-            for (key, value) in writes {
-                let is_new = value.is_some() && table.entry_index_of(&key) == Some(index);
+            for (key, Write { value, is_new }) in writes {
                 let before = if is_new {
-                    debug_assert!(
-                        self.read(table, &key)?.is_none(),
-                        "only this entry writes its keys"
-                    );
+                    debug_assert!(self.read(table, &key)?.is_none(), "{table:?}: the key is not new");
                     None
                 } else {
                     self.read(table, &key)?
@@ -136,17 +162,17 @@ impl<'d> Transaction<'d> {
                 if let Some(value) = &value {
                     self.digest.add(table, &key, value);
                 }
-                self.run.0[table.position()].insert(key, value);
+                self.run.0[table.position()].insert(key, Write { value, is_new });
             }
         }
         if index.is_multiple_of(DIGEST_INTERVAL) {
             let digests = &mut self.run.0[Table::Digest.position()];
             digests.insert(
                 index.to_be_bytes().to_vec(),
-                Some(codec::encode(&self.digest).into()),
+                Write::of(Some(codec::encode(&self.digest).into())),
             );
             if let Some(old) = index.checked_sub(DIGEST_INTERVAL * DIGESTS_KEPT) {
-                digests.insert(old.to_be_bytes().to_vec(), None);
+                digests.insert(old.to_be_bytes().to_vec(), Write::of(None));
             }
         }
         Ok(())
@@ -158,13 +184,13 @@ impl<'d> Transaction<'d> {
         assert!(self.layers.is_empty(), "a run ends after its last entry");
         self.run.0[Table::Digest.position()].insert(
             RUNNING_DIGEST_KEY.to_vec(),
-            Some(codec::encode(&self.digest).into()),
+            Write::of(Some(codec::encode(&self.digest).into())),
         );
         let mut batch = WriteBatch::default();
         for (table, writes) in Table::ALL.into_iter().zip(self.run.0) {
             let family = self.database.family(table);
-            for (key, value) in writes {
-                recent.note(table, &key, value.as_ref());
+            for (key, Write { value, .. }) in writes {
+                recent.rows.note(table, &key, value.as_ref());
                 match value {
                     Some(value) => batch.put_cf(family, key, value),
                     None => batch.delete_cf(family, key),
@@ -247,9 +273,13 @@ impl<'d> Transaction<'d> {
         self.database.damage(table, what)
     }
 
-    fn write(&mut self, table: Table, key: &[u8], value: Option<Bytes>) {
+    fn write(&mut self, table: Table, key: &[u8], value: Option<Bytes>, is_new: bool) {
         let layer = self.layers.last_mut().expect("writes happen within an entry");
-        layer.0[table.position()].insert(key.to_vec(), value);
+        insert(
+            &mut layer.0[table.position()],
+            key.to_vec(),
+            Write { value, is_new },
+        );
     }
 
     fn read(&self, table: Table, key: &[u8]) -> io::Result<Option<Bytes>> {
@@ -259,16 +289,17 @@ impl<'d> Transaction<'d> {
             .iter()
             .rev()
             .chain([&self.run])
-            .find_map(|layer| layer.0[position].get(key).cloned());
+            .find_map(|layer| layer.0[position].get(key))
+            .map(|write| write.value.clone());
         if let Some(value) = written {
             return Ok(value);
         }
         let mut recent = self.recent.borrow_mut();
-        if let Some(value) = recent.get(table, key) {
+        if let Some(value) = recent.rows.get(table, key) {
             return Ok(value);
         }
         let stored = self.database.get(table, key)?;
-        recent.note(table, key, stored.as_ref());
+        recent.rows.note(table, key, stored.as_ref());
         Ok(stored)
     }
 
@@ -276,13 +307,33 @@ impl<'d> Transaction<'d> {
         let mut all = BTreeMap::new();
         for layer in [&self.run].into_iter().chain(&self.layers) {
             let writes = &layer.0[table.position()];
-            for (key, value) in writes.range(range.start.clone()..) {
+            for (key, write) in writes.range(range.start.clone()..) {
                 if range.end.as_ref().is_some_and(|end| key >= end) {
                     break;
                 }
-                all.insert(key.clone(), value.clone());
+                all.insert(key.clone(), write.value.clone());
             }
         }
         all.into_iter().collect()
+    }
+}
+
+impl Write {
+    fn of(value: Option<Bytes>) -> Self {
+        Self { value, is_new: false }
+    }
+}
+
+/// Writes over what the same entry wrote before; a key that was new then still is.
+fn insert(writes: &mut BTreeMap<Vec<u8>, Write>, key: Vec<u8>, write: Write) {
+    match writes.entry(key) {
+        Entry::Vacant(vacant) => {
+            vacant.insert(write);
+        }
+        Entry::Occupied(mut occupied) => {
+            let before = occupied.get_mut();
+            before.is_new |= write.is_new;
+            before.value = write.value;
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     database::{Direction, KeyRange},
-    rows::{self, WindowOrder},
+    rows::{self, WindowRow},
     table::Table,
     view::StateView,
 };
@@ -24,13 +24,13 @@ pub(super) fn due_ms(view: &StateView) -> io::Result<Option<u64>> {
         return Ok(Some(view.time_ms()));
     }
     let mut window = view.cursor(
-        Table::WindowOrder,
+        Table::Window,
         &from(window_meta.floor_index + 1),
         Direction::Ascending,
     );
     match window.next()? {
         Some((_, row)) => {
-            let oldest: WindowOrder = view.decode(Table::WindowOrder, row)?;
+            let oldest: WindowRow = view.decode(Table::Window, row)?;
             Ok(Some(oldest.time_ms.saturating_add(WINDOW_MS)))
         }
         None => Ok(None),

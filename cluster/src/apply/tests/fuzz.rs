@@ -4,11 +4,11 @@
 use super::{fixtures::*, model::commands};
 use crate::{
     command::{
-        AtAuditLimit, AuditRetention, Command, Entry, EntryResponse, Expected, Look, Operation, Proposal,
-        Refusing, SealedPart, Stamp, VersionChange, Which,
+        AtAuditLimit, AuditRetention, Command, Entry, EntryResponse, Expected, Look, Operation, Outcome,
+        Proposal, Refusing, SealedPart, Stamp, VersionChange, Which,
     },
     model::{AuditKey, AuditRecord, PlaceRecord, ProposalId, SecretRecord, Version, VersionRecord},
-    state::{Joined, Meta, StoredValue, WindowOrder, WindowRow, keys},
+    state::{Joined, Meta, StoredValue, WindowRow, keys},
 };
 use conclave_fuzz::{explore, golden, in_bounded_memory};
 use conclave_raft::{
@@ -30,12 +30,11 @@ fn rows() {
         read::<VersionRecord>(input);
         read::<StoredValue>(input);
         read::<WindowRow>(input);
-        read::<WindowOrder>(input);
+        read::<Outcome>(input);
         read::<AuditRecord>(input);
         if let Some(key) = AuditKey::from_key(input) {
             assert_eq!(key.to_key()[..], *input);
         }
-        assert_eq!(keys::audit_key_at_end(input).is_some(), input.len() >= 14);
         assert!(keys::version_of_key(input).is_none_or(|_| input.len() == 20));
         assert_eq!(keys::index_at_start(input).is_some(), input.len() >= 8);
     });

@@ -7,7 +7,7 @@ use crate::{
         Action, AuditRecord, Deletion, EndAction, OutcomeKind, PlaceRecord, SecretRecord, SecretSettings,
         Tombstone, VersionRecord, VersionState,
     },
-    state::{Meta, StoredValue, WindowOrder, WindowRow},
+    state::{Meta, StoredValue, WindowOutcome, WindowRow},
 };
 use conclave_raft::{codec, identity::RaftId};
 use serde::{Serialize, de::DeserializeOwned};
@@ -74,27 +74,23 @@ fn golden_records() {
     golden.record(
         "window",
         &WindowRow {
-            index: 9,
-            outcome: Outcome::Refused {
-                step: 1,
-                refusal: Refusal::NumberUsed { version: version(2) },
-            },
-        },
-    );
-    golden.record(
-        "window_done",
-        &WindowRow {
-            index: 9,
-            outcome: Outcome::Done(vec![Done::Recorded, Done::RaftId(4)]),
-        },
-    );
-    golden.record(
-        "window_order",
-        &WindowOrder {
-            proposal: crate::model::ProposalId([4; 16]),
             time_ms: 1_000,
-            bytes: 90,
+            outcomes: vec![WindowOutcome {
+                proposal: crate::model::ProposalId([4; 16]),
+                outcome: b"an outcome".as_slice().into(),
+            }],
         },
+    );
+    golden.record(
+        "outcome",
+        &Outcome::Refused {
+            step: 1,
+            refusal: Refusal::NumberUsed { version: version(2) },
+        },
+    );
+    golden.record(
+        "outcome_done",
+        &Outcome::Done(vec![Done::Recorded, Done::RaftId(4)]),
     );
     golden.record(
         "audit",
