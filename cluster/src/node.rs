@@ -160,7 +160,8 @@ pub struct Freshness {
 /// Something changed that an edge may have cached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Change {
-    /// A secret was made, changed, moved or deleted by the entry at this index.
+    /// A secret was made, moved, deleted, or its name sealed anew, by the entry at this index; of the
+    /// system namespace, where the keyring lies, also any other change.
     Secret { secret: SecretId, index: u64 },
     /// The whole state was replaced by a snapshot: rebuild what was cached.
     Replaced,
@@ -304,7 +305,7 @@ impl Cluster {
     }
 
     /// The local state as it is now: consistent at one index, unaffected by later entries.
-    pub fn view(&self) -> StateView {
+    pub fn view(&self) -> Arc<StateView> {
         self.inner.store.view()
     }
 

@@ -19,7 +19,7 @@ use conclave_raft::state_machine::{AppliedState, Checkpoint, CommittedEntry, Log
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 use tokio::sync::broadcast;
 
@@ -41,6 +41,8 @@ struct Current {
     database: Arc<Database>,
     meta: Meta,
     digest: Digest,
+    /// The view of whoever asks first, shared until the next write.
+    view: OnceLock<Arc<StateView>>,
 }
 
 impl Store {
@@ -60,9 +62,10 @@ impl Store {
     }
 
     /// The state as it is now.
-    pub fn view(&self) -> StateView {
+    pub fn view(&self) -> Arc<StateView> {
         let current = self.read();
-        StateView::new(current.database.clone(), current.meta)
+        let view = || Arc::new(StateView::new(current.database.clone(), current.meta));
+        current.view.get_or_init(view).clone()
     }
 
     /// Changes from now on, each sent once it can be seen in a [`Self::view`].
@@ -119,6 +122,7 @@ impl Store {
             database.write(finished.batch)?;
             current.meta = meta;
             current.digest = finished.digest;
+            current.view = OnceLock::new();
         }
         for (index, secret) in finished.changed {
             // Nobody may be listening.
@@ -150,6 +154,7 @@ impl Store {
         let mut batch = rocksdb::WriteBatch::default();
         batch.put_cf(database.family(table), key, value);
         database.write(batch).expect("a test's database can be written");
+        self.write().view = OnceLock::new();
     }
 
     /// Puts a table's rows into a file, and so begins another write-ahead log.
@@ -238,6 +243,7 @@ impl Current {
             database: Arc::new(database),
             meta,
             digest,
+            view: OnceLock::new(),
         })
     }
 }

@@ -10,7 +10,7 @@ use super::{
     recent::Recent,
     table::Table,
 };
-use crate::model::{ProposalId, SecretId};
+use crate::model::{Place, ProposalId, SecretId, SecretRecord, Token};
 use bytes::Bytes;
 use conclave_raft::codec;
 use rocksdb::{ReadOptions, WriteBatch};
@@ -53,7 +53,7 @@ pub struct Finished {
     pub batch: WriteBatch,
     /// The digest after it.
     pub digest: Digest,
-    /// Secrets whose records were written, with the index of the entry.
+    /// Secrets of which edges have to hear ([`crate::node::Change::Secret`]), with the index of the entry.
     pub changed: BTreeSet<(u64, SecretId)>,
 }
 
@@ -152,6 +152,7 @@ impl<'d> Transaction<'d> {
                     continue;
                 }
                 if table == Table::Secret
+                    && self.concerns_edges(before.as_deref(), value.as_deref())?
                     && let Ok(secret) = key.as_slice().try_into()
                 {
                     self.changed.insert((index, SecretId(secret)));
@@ -301,6 +302,19 @@ impl<'d> Transaction<'d> {
         let stored = self.database.get(table, key)?;
         recent.rows.note(table, key, stored.as_ref());
         Ok(stored)
+    }
+
+    /// Whether edges cache what a secret's record said before.
+    fn concerns_edges(&self, before: Option<&[u8]>, after: Option<&[u8]>) -> io::Result<bool> {
+        let (Some(before), Some(after)) = (before, after) else {
+            return Ok(true);
+        };
+        let before: SecretRecord = self.database.decode(Table::Secret, before)?;
+        let after: SecretRecord = self.database.decode(Table::Secret, after)?;
+        let is_the_clusters = |place: Place| place.namespace == Token::SYSTEM_NAMESPACE;
+        Ok(after.place.is_some_and(is_the_clusters)
+            || before.place != after.place
+            || before.name != after.name)
     }
 
     fn written(&self, table: Table, range: &KeyRange) -> Vec<(Vec<u8>, Option<Bytes>)> {

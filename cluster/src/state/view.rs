@@ -31,7 +31,8 @@ self_cell!(
     }
 );
 
-/// The state at one applied index. Cheap; holds a storage snapshot while it lives.
+/// The state at one applied index. Shared by whoever asks at that index; holds a storage snapshot while it
+/// lives.
 ///
 /// Every `Err` means local damage: the caller reports it and the node halts.
 pub struct StateView {

@@ -473,11 +473,12 @@ fn resealing_replaces_bytes_and_nothing_else() {
 }
 
 #[test]
-fn edges_hear_of_every_changed_secret() {
+fn edges_hear_of_names_that_come_and_go() {
     let mut bench = Bench::new();
     let mut changes = bench.store.changes();
     bench.put(put(1, 10));
     bench.disclose(at(1), Which::Active);
+    bench.put(put(1, 11));
     bench.run(Operation::Delete {
         at: at(1),
         recoverable_ms: None,
@@ -493,7 +494,7 @@ fn edges_hear_of_every_changed_secret() {
         changes.try_recv().unwrap(),
         Change::Secret {
             secret: id(1),
-            index: 3
+            index: 4
         }
     );
     assert!(changes.try_recv().is_err());
