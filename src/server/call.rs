@@ -15,7 +15,13 @@ use bytes::Buf;
 use conclave_cluster::{model::Action, node::Cluster};
 use http_body_util::{BodyExt, combinators::BoxBody};
 use hyper::{Request, body::Bytes};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 use tokio::time::{Instant, timeout};
 use zeroize::Zeroizing;
 
@@ -57,8 +63,24 @@ pub struct Call {
     pub connection: Arc<ConnectionIdentity>,
     /// Its id: in the answer, in logs, in the sealed audit record.
     pub request_id: String,
+    /// Whether it waits for its body.
+    pub(super) reading: ReadingBody,
     /// Its slot, once it was admitted.
     pub(super) slot: Option<Slot>,
+}
+
+/// Whether a request waits for its body: then nothing was begun yet. Clones share it.
+#[derive(Clone, Default)]
+pub(super) struct ReadingBody(Arc<AtomicBool>);
+
+impl ReadingBody {
+    pub(super) fn is_on(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn turn(&self, on: bool) {
+        self.0.store(on, Ordering::Relaxed);
+    }
 }
 
 /// Why a call was refused before its body was read. The messages are what the caller hears.
@@ -153,7 +175,9 @@ impl Call {
             Ok(())
         };
         let limit_ms = limits.body_timeout_ms;
+        self.reading.turn(true);
         let read = timeout(Duration::from_millis(limit_ms), reading).await;
+        self.reading.turn(false);
         read.map_err(|_| BodyError::TooSlow { limit_ms })??;
         Ok(whole)
     }
@@ -208,6 +232,7 @@ pub(crate) mod tests {
             request,
             connection: Arc::new(ConnectionIdentity::new(address, address, None)),
             request_id: "test".to_owned(),
+            reading: ReadingBody::default(),
             slot: None,
         }
     }

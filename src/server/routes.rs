@@ -3,16 +3,20 @@
 
 use super::{
     Answer,
-    call::{Call, Edge, RequestBody},
+    call::{Call, Edge, ReadingBody, RequestBody},
     entrance::{Entrance, Refused},
     listener::Handler,
     tls::Tls,
 };
 use crate::{api, identity::ConnectionIdentity, metric_definitions as metrics};
 use bytes::Bytes;
+use futures::FutureExt;
 use hyper::{Request, Response, StatusCode};
 use std::{
+    future::poll_fn,
+    panic::AssertUnwindSafe,
     sync::Arc,
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -38,6 +42,7 @@ impl Routes {
         connection: Arc<ConnectionIdentity>,
         request: Request<RequestBody>,
         request_id: &str,
+        reading: ReadingBody,
     ) -> (&'static str, &'static str, Answer) {
         let path = request.uri().path().to_owned();
         let route = api::route(&path);
@@ -46,6 +51,7 @@ impl Routes {
             request,
             connection,
             request_id: request_id.to_owned(),
+            reading,
             slot: None,
         };
         let mut answer = match self.check(&call) {
@@ -79,14 +85,13 @@ impl Handler for Routes {
     ) -> Response<Bytes> {
         let began = Instant::now();
         let request_id = new_request_id();
-        // A task of its own: what was accepted is finished though the caller hangs up, so that
-        // nothing is left half done and half recorded.
+        let reading = ReadingBody::default();
         let answering = {
-            let (routes, request_id) = (self.clone(), request_id.clone());
-            tokio::spawn(async move { routes.answer(connection, request, &request_id).await })
+            let (routes, request_id, reading) = (self.clone(), request_id.clone(), reading.clone());
+            async move { routes.answer(connection, request, &request_id, reading).await }
         };
-        let (api, action, answer) = answering.await.unwrap_or_else(|error| {
-            tracing::error!(%error, request_id, "a request was not answered");
+        let (api, action, answer) = finished(answering, &reading).await.unwrap_or_else(|| {
+            tracing::error!(request_id, "a request was not answered");
             (
                 "unknown",
                 "unknown",
@@ -107,8 +112,26 @@ impl Handler for Routes {
     }
 }
 
+/// Finishes what was accepted though the caller hangs up, so that nothing is left half done and half
+/// recorded: what has to wait becomes a task of its own. While the body comes in, nothing was accepted
+/// yet, and the request ends with its connection. `None`: it panicked.
+async fn finished<T: Send + 'static>(
+    answering: impl Future<Output = T> + Send + 'static,
+    reading: &ReadingBody,
+) -> Option<T> {
+    let mut answering = Box::pin(AssertUnwindSafe(answering).catch_unwind());
+    let at_once = poll_fn(|context| match answering.as_mut().poll(context) {
+        Poll::Ready(answered) => Poll::Ready(Some(answered)),
+        Poll::Pending if reading.is_on() => Poll::Pending,
+        Poll::Pending => Poll::Ready(None),
+    });
+    match at_once.await {
+        Some(answered) => answered.ok(),
+        None => tokio::spawn(answering).await.ok()?.ok(),
+    }
+}
+
 /// 128 random bits in hexadecimal.
 fn new_request_id() -> String {
-    let bytes = crate::seal::random_bytes::<16>();
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{:032x}", u128::from_be_bytes(crate::seal::random_bytes()))
 }
