@@ -23,6 +23,9 @@ const SHORT_RECORD_BYTES: usize = 64 * 1024;
 /// That limit. It counts what numbers take in memory: at most 16 bytes for one byte of the record.
 const SHORT_RECORD_LIMIT_BYTES: usize = 16 * SHORT_RECORD_BYTES;
 
+/// Room for most records, so that encoding them seldom grows the buffer.
+const MOST_RECORDS_BYTES: usize = 512;
+
 /// Why a record could not be decoded.
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {
@@ -42,7 +45,7 @@ pub enum CodecError {
 
 /// Encodes a record with its format version in front.
 pub fn encode<T: Serialize + ?Sized>(record: &T) -> Vec<u8> {
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(MOST_RECORDS_BYTES);
     encode_into(record, &mut bytes);
     bytes
 }

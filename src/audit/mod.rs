@@ -4,12 +4,10 @@
 //! under a commitment made before the outcome is known, so that a record can later be proven without
 //! being opened to everyone.
 
-mod canonical;
 mod plain_record;
 mod query;
 mod shared_records;
 
-pub use canonical::canonical_json;
 pub use plain_record::{KeptSubject, PlainRecord, Subject};
 pub use query::{AuditEntry, AuditPage, AuditQuery};
 pub use shared_records::{SharedRecord, SharedRecords, Verdict};

@@ -1,6 +1,5 @@
 //! What the edge says of a caller, how it is committed to and sealed, and how it is opened again.
 
-use super::canonical::canonical_json;
 use crate::{
     name::{FullName, StorePath},
     operations::Caller,
@@ -11,37 +10,38 @@ use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-/// Who asked, from where, by which API, about what. Written as canonical JSON (RFC 8785), in which
-/// integers above 2^53 are strings. Fields that do not apply are absent.
+/// Who asked, from where, by which API, about what. Written as canonical JSON (RFC 8785): its fields stand
+/// here in the order of their names, and there is no other number than the format. Fields that do not
+/// apply are absent.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlainRecord {
-    /// Format of this record: 1.
-    pub format: u32,
-    /// The caller, as `type:name`.
-    pub principal: String,
-    /// The tailnet node that it called from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub device: Option<String>,
-    /// The connection's other end, `address:port`.
-    pub remote: String,
     /// By which API.
     pub api: String,
-    /// The request's id.
-    pub request_id: String,
-    /// Name of the node that it called.
-    pub node: String,
-    /// The namespace of what it was about; empty for the root.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub namespace: Option<String>,
-    /// The store of what it was about.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub store: Option<String>,
-    /// The secret's name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
     /// What was done, where the action alone does not say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+    /// The tailnet node that it called from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// Format of this record: 1.
+    pub format: u32,
+    /// The secret's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The namespace of what it was about; empty for the root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Name of the node that it called.
+    pub node: String,
+    /// The caller, as `type:name`.
+    pub principal: String,
+    /// The connection's other end, `address:port`.
+    pub remote: String,
+    /// The request's id.
+    pub request_id: String,
+    /// The store of what it was about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<String>,
 }
 
 /// What a record is about.
@@ -72,6 +72,8 @@ pub enum KeptSubject {
 
 /// Bytes of the salt, which stands before the record where both are sealed.
 const SALT_BYTES: usize = 32;
+/// Room for most records, so that the buffer seldom moves.
+const JSON_BYTES: usize = 1024;
 
 impl PlainRecord {
     /// The record of what `caller` asks of the node with this name.
@@ -82,36 +84,37 @@ impl PlainRecord {
             Subject::Other(_) | Subject::Several => None,
         };
         Self {
-            format: 1,
-            principal: caller.principal.to_string(),
-            device: caller.device.clone(),
-            remote: caller.remote.to_string(),
             api: caller.api.to_string(),
-            request_id: caller.request_id.clone(),
-            node: node.to_owned(),
-            namespace: store.as_ref().map(|store| store.namespace.as_str().to_owned()),
-            store: store.as_ref().map(|store| store.store.as_str().to_owned()),
-            name: match subject {
-                Subject::Secret(name) => Some(name.name.as_str().to_owned()),
-                Subject::Store(_) | Subject::Other(_) | Subject::Several => None,
-            },
             detail: match subject {
                 Subject::Other(detail) => Some(detail.to_owned()),
                 Subject::Several => Some("several".to_owned()),
                 Subject::Secret(_) | Subject::Store(_) => None,
             },
+            device: caller.device.clone(),
+            format: 1,
+            name: match subject {
+                Subject::Secret(name) => Some(name.name.as_str().to_owned()),
+                Subject::Store(_) | Subject::Other(_) | Subject::Several => None,
+            },
+            namespace: store.as_ref().map(|store| store.namespace.as_str().to_owned()),
+            node: node.to_owned(),
+            principal: caller.principal.to_string(),
+            remote: caller.remote.to_string(),
+            request_id: caller.request_id.clone(),
+            store: store.as_ref().map(|store| store.store.as_str().to_owned()),
         }
     }
 
     /// Commits to it under a fresh salt and seals both.
     pub fn seal(&self, keyring: &Keyring, action: Action, caller: &Caller) -> AuditStub {
         let salt = random_bytes::<SALT_BYTES>();
-        let json = Zeroizing::new(canonical_json(self));
-        let plaintext = Zeroizing::new([salt.as_slice(), &json].concat());
+        let mut plaintext = Zeroizing::new(Vec::with_capacity(SALT_BYTES + JSON_BYTES));
+        plaintext.extend_from_slice(&salt);
+        serde_json::to_writer(&mut *plaintext, self).expect("strings and a number always have a JSON form");
         AuditStub {
             action,
             principal: keyring.principal(&caller.principal),
-            commitment: commitment(salt, &json),
+            commitment: commitment(salt, &plaintext[SALT_BYTES..]),
             sealed: keyring.seal(&BINDING, &plaintext),
         }
     }
@@ -169,6 +172,7 @@ fn commitment(salt: [u8; SALT_BYTES], json: &[u8]) -> [u8; 32] {
 mod tests {
     use super::*;
     use crate::operations::Dialect;
+    use proptest::prelude::*;
 
     fn caller() -> Caller {
         Caller {
@@ -186,9 +190,30 @@ mod tests {
         let name = FullName::setec("prod/db").unwrap();
         let record = PlainRecord::new(&caller(), "n1", Subject::Secret(&name));
         assert_eq!(
-            String::from_utf8(canonical_json(&record)).unwrap(),
+            serde_json::to_string(&record).unwrap(),
             r#"{"api":"setec","format":1,"name":"prod/db","namespace":"","node":"n1","principal":"email:alice@example.org","remote":"192.0.2.7:4711","request_id":"r-1","store":"secret"}"#
         );
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_written_in_canonical_form(text: String, other: Option<String>) {
+            let record = PlainRecord {
+                api: text.clone(),
+                detail: other.clone(),
+                device: Some(text.clone()),
+                format: 1,
+                name: other.clone(),
+                namespace: Some(text.clone()),
+                node: text.clone(),
+                principal: text.clone(),
+                remote: text.clone(),
+                request_id: text,
+                store: other,
+            };
+            let canonical = serde_json_canonicalizer::to_vec(&record).unwrap();
+            prop_assert_eq!(serde_json::to_vec(&record).unwrap(), canonical);
+        }
     }
 
     #[test]

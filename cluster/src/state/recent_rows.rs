@@ -31,7 +31,7 @@ impl RecentRows {
     }
 
     /// Remembers what a key holds.
-    pub fn note(&mut self, table: Table, key: &[u8], value: Option<&Bytes>) {
+    pub fn note(&mut self, table: Table, key: &[u8], value: Option<&[u8]>) {
         if let Some(recent) = &mut self.0[table.position()] {
             recent.note(key, value);
         }
@@ -58,31 +58,33 @@ impl Default for Recent {
 }
 
 impl Recent {
-    fn note(&mut self, key: &[u8], value: Option<&Bytes>) {
+    fn note(&mut self, key: &[u8], value: Option<&[u8]>) {
         let size_bytes = size_bytes(key, value);
         if size_bytes > ROW_BYTES_MAX {
             if let Some(before) = self.rows.pop(key) {
-                self.bytes -= self::size_bytes(key, before.as_ref());
+                self.bytes -= self::size_bytes(key, before.as_deref());
             }
             return;
         }
         self.bytes += size_bytes;
+        // Of just that size: encoders leave room.
+        let value = value.map(Bytes::copy_from_slice);
         if let Some(remembered) = self.rows.get_mut(key) {
-            self.bytes -= self::size_bytes(key, remembered.as_ref());
-            *remembered = value.cloned();
+            self.bytes -= self::size_bytes(key, remembered.as_deref());
+            *remembered = value;
         } else {
-            self.rows.put(key.to_vec(), value.cloned());
+            self.rows.put(key.to_vec(), value);
         }
         while self.bytes > TABLE_BYTES
             && let Some((key, value)) = self.rows.pop_lru()
         {
-            self.bytes -= self::size_bytes(&key, value.as_ref());
+            self.bytes -= self::size_bytes(&key, value.as_deref());
         }
     }
 }
 
-fn size_bytes(key: &[u8], value: Option<&Bytes>) -> usize {
-    key.len() + value.map_or(0, Bytes::len) + ROW_OVERHEAD_BYTES
+fn size_bytes(key: &[u8], value: Option<&[u8]>) -> usize {
+    key.len() + value.map_or(0, <[u8]>::len) + ROW_OVERHEAD_BYTES
 }
 
 #[cfg(test)]
@@ -93,8 +95,8 @@ mod tests {
     fn the_last_value_is_remembered_and_also_that_there_is_none() {
         let mut recent = RecentRows::new();
         assert_eq!(recent.get(Table::Place, b"key"), None);
-        recent.note(Table::Place, b"key", Some(&Bytes::from_static(b"a")));
-        recent.note(Table::Place, b"key", Some(&Bytes::from_static(b"b")));
+        recent.note(Table::Place, b"key", Some(b"a"));
+        recent.note(Table::Place, b"key", Some(b"b"));
         assert_eq!(
             recent.get(Table::Place, b"key"),
             Some(Some(Bytes::from_static(b"b")))
@@ -107,15 +109,15 @@ mod tests {
     #[test]
     fn a_row_that_became_large_is_not_remembered_as_it_was() {
         let mut recent = RecentRows::new();
-        recent.note(Table::Secret, b"key", Some(&Bytes::from_static(b"small")));
-        recent.note(Table::Secret, b"key", Some(&Bytes::from(vec![0; ROW_BYTES_MAX])));
+        recent.note(Table::Secret, b"key", Some(b"small"));
+        recent.note(Table::Secret, b"key", Some(&[0; ROW_BYTES_MAX]));
         assert_eq!(recent.get(Table::Secret, b"key"), None);
     }
 
     #[test]
     fn memory_is_bounded_and_the_oldest_goes_first() {
         let mut recent = Recent::default();
-        let value = Bytes::from(vec![0; 1024]);
+        let value = [0; 1024];
         let rows = u32::try_from(TABLE_BYTES / 1024 * 2).unwrap();
         for number in 0..rows {
             recent.note(&number.to_be_bytes(), Some(&value));
@@ -126,7 +128,7 @@ mod tests {
         let counted: usize = recent
             .rows
             .iter()
-            .map(|(key, value)| size_bytes(key, value.as_ref()))
+            .map(|(key, value)| size_bytes(key, value.as_deref()))
             .sum();
         assert_eq!(counted, recent.bytes);
     }

@@ -191,7 +191,7 @@ impl<'d> Transaction<'d> {
         for (table, writes) in Table::ALL.into_iter().zip(self.run.0) {
             let family = self.database.family(table);
             for (key, Write { value, .. }) in writes {
-                recent.rows.note(table, &key, value.as_ref());
+                recent.rows.note(table, &key, value.as_deref());
                 match value {
                     Some(value) => batch.put_cf(family, key, value),
                     None => batch.delete_cf(family, key),
@@ -300,7 +300,7 @@ impl<'d> Transaction<'d> {
             return Ok(value);
         }
         let stored = self.database.get(table, key)?;
-        recent.rows.note(table, key, stored.as_ref());
+        recent.rows.note(table, key, stored.as_deref());
         Ok(stored)
     }
 
