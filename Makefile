@@ -2,7 +2,8 @@
 # (release), so that RocksDB is compiled once.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint measure jepsen soak planted simulate fuzz needs
+BUILT = $(or $(CARGO_TARGET_DIR),target)/release
+.PHONY: help dev test lint bench bench-hour jepsen soak planted simulate fuzz needs
 
 # Options for `conclave dev`, as in: make dev DEV="--fresh --nodes 5"
 DEV ?=
@@ -11,6 +12,9 @@ TEST ?=
 # Options for `conclave-jepsen run` and `soak`, as in: make jepsen JEPSEN="--seed 7 --nodes 5 --mixed"
 JEPSEN ?=
 HOURS ?= 1
+# Options for `conclave-benchmark run`, as in: make bench BENCH="--only put,get --rounds 3 --seconds 10"
+BENCH ?=
+MINUTES ?= 60
 # How many seeds, from which one on, as in: make simulate SEEDS=1000 FIRST=1; or one alone: SEED=7
 SEEDS ?= 100
 FIRST ?= 1
@@ -27,7 +31,8 @@ help:
 	@echo 'make jepsen  a few minutes of real faults on real nodes, and a verdict (root)'
 	@echo 'make soak HOURS=n  the same with every fault, mixed too, for hours (root)'
 	@echo 'make planted  plants faults in a build of its own, and demands that they are found (root)'
-	@echo 'make measure  throughput, start, write gap, memory and disk: figures'
+	@echo 'make bench   beside etcd and a bare handler, in turns; writes the tables of docs/benchmarks.md (root)'
+	@echo 'make bench-hour MINUTES=60  mixed load for an hour: memory, files, latency over time'
 	@echo 'make simulate  many seeds of the simulated cluster: SEEDS=1000, or one: SEED=7'
 	@echo 'make fuzz SECONDS=60  any bytes where peers, disks, clients and people give us some'
 	@echo 'make lint    rustfmt and clippy, warnings denied'
@@ -45,10 +50,16 @@ test: needs
 	cargo build --release --workspace
 	@scripts/with-many-files scripts/test $(TEST)
 
-# Prints the figures; alone on the machine.
-measure: needs
-	cargo build --release --workspace
-	@scripts/with-many-files cargo test --release --test measurements -- --ignored --nocapture --test-threads 1
+# Alone on the machine. All data lies in target/benchmark, unless BENCH="--folder ..." says otherwise.
+bench: needs
+	@scripts/install-bench-needs
+	cargo build --release --package conclave --package conclave-benchmark
+	@scripts/with-many-files $(BUILT)/conclave-benchmark run $(BENCH)
+
+bench-hour: needs
+	@scripts/install-bench-needs
+	cargo build --release --package conclave --package conclave-benchmark
+	@scripts/with-many-files $(BUILT)/conclave-benchmark hour --minutes $(MINUTES) $(BENCH)
 
 # Exit code 2 of the harness, "too little was done to tell", is a failure too. See docs/reliability.md.
 jepsen: needs
@@ -58,7 +69,6 @@ jepsen: needs
 
 # Faults are planted in a build of its own, and each must be found. The plain program is put back
 # before anything runs.
-BUILT = $(or $(CARGO_TARGET_DIR),target)/release
 planted: needs
 	@scripts/install-jepsen-needs
 	cargo build --release --package conclave --bin conclave --features planted-faults

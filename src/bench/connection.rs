@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, pki_types::ServerName};
 use std::{sync::Arc, time::Duration};
 use tokio::{net::TcpStream, time::timeout};
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 /// For connecting, and for one answer.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -29,13 +29,17 @@ pub struct Target {
 }
 
 impl Target {
-    /// The targets that the settings name, in their order.
+    /// HTTP/1.1, as ALPN names it.
+    pub const HTTP_1: &str = "http/1.1";
+
+    /// The targets that the settings name, in their order. `protocol` is what is spoken within TLS, by its
+    /// name in ALPN: [`Self::HTTP_1`] for a [`Connection`].
     ///
     /// # Errors
     /// An address, or a PEM file, that cannot be used.
-    pub fn all(settings: &Settings) -> Result<Vec<Self>, SettingsError> {
+    pub fn all(settings: &Settings, protocol: &str) -> Result<Vec<Self>, SettingsError> {
         let mut tls = settings.tls()?;
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        tls.alpn_protocols = vec![protocol.as_bytes().to_vec()];
         let tls = Arc::new(tls);
         let of = |url: reqwest::Url| {
             let host = url.host_str().unwrap_or_default();
@@ -52,13 +56,24 @@ impl Target {
         settings.base_urls()?.into_iter().map(of).collect()
     }
 
-    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, String> {
+    /// Host and port.
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// A new connection, on which nothing was said yet.
+    ///
+    /// # Errors
+    /// In words, when there is no server, or not the one that was expected.
+    pub async fn connect(&self) -> Result<TlsStream<TcpStream>, String> {
         let tcp = TcpStream::connect(&self.authority).await.map_err(said)?;
         tcp.set_nodelay(true).map_err(said)?;
-        let tls = TlsConnector::from(self.tls.clone())
-            .connect(self.server.clone(), tcp)
-            .await
-            .map_err(said)?;
+        let connected = TlsConnector::from(self.tls.clone()).connect(self.server.clone(), tcp);
+        connected.await.map_err(said)
+    }
+
+    async fn speak_http(&self) -> Result<SendRequest<Full<Bytes>>, String> {
+        let tls = self.connect().await?;
         let (sender, connection) = http1::handshake(TokioIo::new(tls)).await.map_err(said)?;
         // It ends with its sender; how is seen by the request that it failed.
         tokio::spawn(async move { drop(connection.await) });
@@ -95,7 +110,7 @@ impl Connection {
     async fn try_post(&mut self, path: &str, body: Bytes) -> Result<(StatusCode, Bytes), String> {
         let sender = match &mut self.sender {
             Some(sender) => sender,
-            None => self.sender.insert(self.target.connect().await?),
+            None => self.sender.insert(self.target.speak_http().await?),
         };
         sender.ready().await.map_err(said)?;
         let request = Request::post(path)

@@ -50,20 +50,31 @@ impl Secrets {
         self.active.len()
     }
 
-    /// A name as JSON.
-    fn name(&self, index: usize) -> Value {
-        format!("{}{index:07}", self.prefix).into()
+    /// Bytes of a value.
+    pub fn value_bytes(&self) -> usize {
+        self.value_bytes
+    }
+
+    /// Which secret the operation with this number is about: consecutive numbers are spread over all, the
+    /// same way in each run.
+    pub fn scattered(&self, number: u64) -> usize {
+        scattered(number, self.count() as u64) as usize
+    }
+
+    /// A secret's name.
+    pub fn name(&self, index: usize) -> String {
+        format!("{}{index:07}", self.prefix)
     }
 
     /// Different for each number. The first of a secret is always the same, so that filling up what
     /// is full makes no versions.
-    fn value(&self, number: Option<u64>) -> String {
+    pub fn value(&self, number: Option<u64>) -> String {
         let mut value = number.map_or_else(|| "first ".to_owned(), |number| format!("{number} "));
         while value.len() < self.value_bytes {
             value.push_str("0123456789abcdef");
         }
         value.truncate(self.value_bytes);
-        STANDARD.encode(value)
+        value
     }
 }
 
@@ -106,23 +117,24 @@ impl Caller {
     }
 
     async fn put(&mut self, index: usize, number: Option<u64>) -> Result<(), String> {
-        let name = self.secrets.name(index);
+        let name = Value::from(self.secrets.name(index));
         let value = self
             .secrets
             .value(number.map(|number| self.run.wrapping_add(number)));
+        let value = STANDARD.encode(value);
         let body = format!(r#"{{"Name":{name},"Value":"{value}"}}"#);
         let (status, answer) = self.connection.post("/api/put", body.into()).await?;
         done(status, &answer)
     }
 
     async fn get(&mut self, index: usize) -> Result<(), String> {
-        let body = format!(r#"{{"Name":{}}}"#, self.secrets.name(index));
+        let body = format!(r#"{{"Name":{}}}"#, Value::from(self.secrets.name(index)));
         let (status, answer) = self.connection.post("/api/get", body.into()).await?;
         done(status, &answer)
     }
 
     async fn poll(&mut self, index: usize) -> Result<(), String> {
-        let name = self.secrets.name(index);
+        let name = Value::from(self.secrets.name(index));
         let version = self.secrets.active[index].load(Ordering::Relaxed);
         let body = format!(r#"{{"Name":{name},"Version":{version},"UpdateIfChanged":true}}"#);
         let (status, answer) = self.connection.post("/api/get", body.into()).await?;
@@ -144,8 +156,8 @@ struct Answer {
 
 impl Driver for Caller {
     async fn perform(&mut self, number: u64) -> Result<(), String> {
+        let index = self.secrets.scattered(number);
         let count = self.secrets.count() as u64;
-        let index = scattered(number, count) as usize;
         match self.task {
             Task::Fill => self.put((number % count) as usize, None).await,
             Task::Work(Kind::Put) => self.put(index, Some(number)).await,
@@ -160,7 +172,6 @@ impl Driver for Caller {
     }
 }
 
-/// Spreads consecutive numbers over the secrets, the same way in each run.
 fn scattered(number: u64, count: u64) -> u64 {
     // Fibonacci hashing (Knuth, The Art of Computer Programming, volume 3, section 6.4).
     let hash = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
@@ -190,10 +201,9 @@ mod tests {
     #[test]
     fn values_have_their_size_and_differ() {
         let secrets = Secrets::new("bench/", 10, 256);
-        let decoded = |number| STANDARD.decode(secrets.value(number)).expect("base64");
-        assert_eq!(decoded(None).len(), 256);
-        assert_eq!(decoded(Some(7)).len(), 256);
-        assert_ne!(decoded(Some(7)), decoded(Some(8)));
+        assert_eq!(secrets.value(None).len(), 256);
+        assert_eq!(secrets.value(Some(7)).len(), 256);
+        assert_ne!(secrets.value(Some(7)), secrets.value(Some(8)));
         assert_eq!(secrets.name(3), "bench/0000003");
     }
 }

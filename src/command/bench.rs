@@ -61,7 +61,7 @@ impl Bench {
     }
 
     async fn measure(self, format: Format) -> Result<(), Failure> {
-        let targets = Target::all(&self.connection.settings()?)?;
+        let targets = Target::all(&self.connection.settings()?, Target::HTTP_1)?;
         let secrets = Secrets::new(&self.prefix, self.secrets as usize, self.value_bytes as usize);
         if !self.filled {
             let fillers = self.callers(&targets, |target| Caller::filling(target, secrets.clone()));
