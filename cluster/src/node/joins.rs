@@ -318,11 +318,7 @@ mod tests {
     fn a_lost_grant_is_given_again_by_whoever_leads_then() {
         let granted = cluster(&[(2, "b", true, None, 0), (3, "b", false, None, NOW_MS)]);
         let soon_ms = NOW_MS + LOST_GRANT_AFTER_MS;
-        assert!(
-            granted
-                .may_join(&Joins::default(), "b", soon_ms - 1)
-                .is_err()
-        );
+        assert!(granted.may_join(&Joins::default(), "b", soon_ms - 1).is_err());
         assert!(granted.may_join(&Joins::default(), "b", soon_ms).is_ok());
         let catching_up = cluster(&[(2, "b", true, None, 0), (3, "b", false, Some(7), NOW_MS)]);
         assert!(catching_up.may_join(&Joins::default(), "b", soon_ms).is_err());

@@ -80,10 +80,7 @@ fn a_destroyed_version_is_recorded_as_not_found() {
             refuse_destroyed: false,
         });
         let ask = disclose(at(1), Which::Number(version(1)));
-        assert!(matches!(
-            bench.refused(ask.clone()),
-            Refusal::NotAvailable { .. }
-        ));
+        assert!(matches!(bench.refused(ask.clone()), Refusal::NotAvailable { .. }));
         if change == VersionChange::Destroy {
             bench.run(Operation::RaiseRules {
                 version: DESTROYED_IS_NOT_FOUND,
