@@ -74,12 +74,12 @@ fn a_destroyed_version_is_recorded_as_not_found() {
     for change in [VersionChange::Disable, VersionChange::Destroy] {
         bench.run(Operation::ChangeVersions {
             at: at(1),
-            versions: vec![version(1)],
+            versions: vec![version(2)],
             change,
             spare_active: true,
             refuse_destroyed: false,
         });
-        let ask = disclose(at(1), Which::Number(version(1)));
+        let ask = disclose(at(1), Which::Number(version(2)));
         assert!(matches!(bench.refused(ask.clone()), Refusal::NotAvailable { .. }));
         if change == VersionChange::Destroy {
             bench.run(Operation::RaiseRules {
@@ -102,9 +102,9 @@ fn a_destroyed_version_is_recorded_as_not_found() {
     assert_eq!(
         seen,
         [
-            (Refused, Some(version(1))),
-            (Refused, Some(version(1))),
-            (NotFound, Some(version(1))),
+            (Refused, Some(version(2))),
+            (Refused, Some(version(2))),
+            (NotFound, Some(version(2))),
             (NotFound, Some(version(9))),
         ]
     );
