@@ -53,12 +53,12 @@ test: needs
 # Alone on the machine. All data lies in target/benchmark, unless BENCH="--folder ..." says otherwise.
 bench: needs
 	@scripts/install-bench-needs
-	cargo build --release --package conclave --package conclave-benchmark
+	cargo build --release --workspace
 	@scripts/with-many-files $(BUILT)/conclave-benchmark run $(BENCH)
 
 bench-hour: needs
 	@scripts/install-bench-needs
-	cargo build --release --package conclave --package conclave-benchmark
+	cargo build --release --workspace
 	@scripts/with-many-files $(BUILT)/conclave-benchmark hour --minutes $(MINUTES) $(BENCH)
 
 # Exit code 2 of the harness, "too little was done to tell", is a failure too. See docs/reliability.md.
