@@ -27,7 +27,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 /// Entries in flight at once. One would leave the disk idle while followers answer; many would make
 /// small batches.
-const ENTRIES_IN_FLIGHT: usize = 4;
+const ENTRIES_IN_FLIGHT: usize = 2;
 
 /// Bytes of answers that one entry should not exceed. A batch of small disclosures can have a large
 /// answer; how large is only known afterwards, so that batches follow what earlier answers took.
