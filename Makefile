@@ -64,8 +64,8 @@ bench-hour: needs
 # Exit code 2 of the harness, "too little was done to tell", is a failure too. See docs/reliability.md.
 jepsen: needs
 	@scripts/install-jepsen-needs
-	cargo build --release --package conclave --bin conclave
-	@scripts/with-many-files cargo run --release --package conclave-jepsen -- run $(JEPSEN)
+	cargo build --release --workspace
+	@scripts/with-many-files $(BUILT)/conclave-jepsen run $(JEPSEN)
 
 # Faults are planted in a build of its own, and each must be found. The plain program is put back
 # before anything runs.
@@ -73,18 +73,18 @@ planted: needs
 	@scripts/install-jepsen-needs
 	cargo build --release --package conclave --bin conclave --features planted-faults
 	cp $(BUILT)/conclave $(BUILT)/conclave-with-planted-faults
-	cargo build --release --package conclave --package conclave-jepsen
+	cargo build --release --workspace
 	@scripts/with-many-files $(BUILT)/conclave-jepsen planted --conclave $(BUILT)/conclave-with-planted-faults
 
 soak: needs
 	@scripts/install-jepsen-needs
-	cargo build --release --package conclave --bin conclave
-	@scripts/with-many-files cargo run --release --package conclave-jepsen -- soak --hours $(HOURS) $(JEPSEN)
+	cargo build --release --workspace
+	@scripts/with-many-files $(BUILT)/conclave-jepsen soak --hours $(HOURS) $(JEPSEN)
 
 # A seed that fails prints the line that replays it. SIMULATE_TRACE=file writes every event of one seed.
 simulate: needs
 	SIMULATE_FIRST=$(or $(SEED),$(FIRST)) SIMULATE_SEEDS=$(if $(SEED),1,$(SEEDS)) SIMULATE_PLANT=$(PLANT) \
-	  scripts/with-many-files cargo test --release -p conclave-cluster --test simulation -- --ignored --exact many_seeds_hold --nocapture
+	  scripts/with-many-files cargo test --release --workspace --test simulation -- --ignored --exact many_seeds_hold --nocapture
 
 # `scripts/fuzz seeds` and `scripts/fuzz keep` make the corpora: see docs/reliability.md.
 fuzz: needs
