@@ -439,8 +439,7 @@ impl Nemesis {
         for node in std::mem::take(&mut self.removed) {
             match cluster.is_member(node).await {
                 Some(false) => {
-                    start_empty(cluster, node).await?;
-                    self.learners.push(node);
+                    self.start_empty_to_join(cluster, node).await?;
                 }
                 // The removal failed.
                 Some(true) => cluster.start_node(node)?,
@@ -478,9 +477,17 @@ impl Nemesis {
             self.removed.push(node);
             return Ok(Err(reason));
         }
-        start_empty(cluster, node).await?;
-        self.learners.push(node);
+        self.start_empty_to_join(cluster, node).await?;
         Ok(insist(async || cluster.add_learner(node).await.map(drop)).await)
+    }
+
+    /// Starts a node that is no member any more with an empty disk. It is let in as an operator does;
+    /// that counts as a return, after which it may not come back by itself for a while.
+    async fn start_empty_to_join(&mut self, cluster: &mut Cluster, node: usize) -> Result<(), HarnessError> {
+        start_empty(cluster, node).await?;
+        self.came_back.insert(node);
+        self.learners.push(node);
+        Ok(())
     }
 
     /// Stops followers, so that what is acknowledged then is on the others alone; stops those too, takes

@@ -52,15 +52,25 @@ pub struct RunOptions {
 /// When the harness itself fails; a broken promise is no error but a verdict.
 pub async fn run(options: &RunOptions) -> Result<Summary, HarnessError> {
     let folder = options.output.join("cluster");
-    fs::create_dir_all(&folder).map_err(|error| HarnessError::about(folder.display(), error))?;
-    let folder = folder
-        .canonicalize()
-        .map_err(|error| HarnessError::about(folder.display(), error))?;
+    let about_folder = |error| HarnessError::about(folder.display(), error);
+    fs::create_dir_all(&folder).map_err(about_folder)?;
+    let folder = folder.canonicalize().map_err(about_folder)?;
+    tokio::select! {
+        ended = run_in(&folder, options) => ended,
+        full = below_reserve(&folder) => {
+            let disks = folder.join("disks");
+            fs::remove_dir_all(&disks).map_err(|error| HarnessError::about(disks.display(), error))?;
+            Err(full)
+        }
+    }
+}
+
+async fn run_in(folder: &Path, options: &RunOptions) -> Result<Summary, HarnessError> {
     let schedule = Schedule::draw(options.seed, options.time, &options.faults, options.mixed);
     let accounts = accounts(&options.workloads);
     let mut cluster = Cluster::start(&ClusterOptions {
         program: &options.program,
-        folder: &folder,
+        folder,
         nodes: options.nodes,
         accounts: &accounts,
         environment: options.planted.map(|fault| (planted::VARIABLE, fault)),
@@ -70,7 +80,7 @@ pub async fn run(options: &RunOptions) -> Result<Summary, HarnessError> {
         .wait_until_whole(PATIENCE)
         .await
         .map_err(|lacking| HarnessError::about("the cluster does not form", lacking))?;
-    if options.planted.is_some() && !confesses(&folder) {
+    if options.planted.is_some() && !confesses(folder) {
         return Err(HarnessError(
             "the program was built without the feature planted-faults".to_owned(),
         ));
@@ -84,7 +94,8 @@ pub async fn run(options: &RunOptions) -> Result<Summary, HarnessError> {
 
     let recorder = Arc::new(Recorder::new());
     let (leader_sender, leader) = watch::channel(None);
-    let watcher = tokio::spawn(watch_leader(cluster.operator().clone(), leader_sender));
+    let mut watcher = JoinSet::new();
+    watcher.spawn(watch_leader(cluster.operator().clone(), leader_sender));
     let shared = Arc::new(Shared::new(leader.clone()));
     let (clients, pools) = start_clients(&cluster, options, &recorder, &shared)?;
 
@@ -99,7 +110,7 @@ pub async fn run(options: &RunOptions) -> Result<Summary, HarnessError> {
     tokio::time::sleep(AFTER_HEALING).await;
     shared.stop();
     clients.join_all().await;
-    watcher.abort();
+    drop(watcher);
     let end_ns = recorder.now_ns();
     eprintln!(
         "healed {:.1} s after the last fault; reading everything",
@@ -132,7 +143,7 @@ pub async fn run(options: &RunOptions) -> Result<Summary, HarnessError> {
         whole,
         operations,
         healed - load,
-        &folder,
+        folder,
         stopped,
         options.nodes,
     ));
@@ -167,6 +178,31 @@ pub async fn run(options: &RunOptions) -> Result<Summary, HarnessError> {
         fs::remove_dir_all(&disks).map_err(|error| HarnessError::about(disks.display(), error))?;
     }
     Ok(report.summary)
+}
+
+/// What a run leaves of the machine's own disk. It ends there: it keeps what nodes removed, for power cuts
+/// to bring back, and has filled a disk once.
+const DISK_RESERVE_BYTES: u64 = 4 * 1024 * 1024 * 1024;
+const DISK_LOOK_PERIOD: Duration = Duration::from_secs(1);
+
+/// Waits until no more than the reserve is left of the disk, and says so.
+async fn below_reserve(folder: &Path) -> HarnessError {
+    loop {
+        match rustix::fs::statvfs(folder) {
+            Ok(figures) if figures.f_bavail * figures.f_frsize >= DISK_RESERVE_BYTES => {}
+            Ok(figures) => {
+                let left_bytes = figures.f_bavail * figures.f_frsize;
+                let what = format!(
+                    "the disk has {} MiB left, and a run ends at {} MiB",
+                    left_bytes >> 20,
+                    DISK_RESERVE_BYTES >> 20
+                );
+                return HarnessError::about(folder.display(), what);
+            }
+            Err(error) => return HarnessError::about(folder.display(), error),
+        }
+        tokio::time::sleep(DISK_LOOK_PERIOD).await;
+    }
 }
 
 /// How long a cluster may take to form, or to become whole after the last fault.
