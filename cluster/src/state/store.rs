@@ -9,6 +9,7 @@ use super::{
     generation,
     meta::Meta,
     recent::Recent,
+    recent_rows::{Moment, RecentRows},
     table::Table,
     transaction::{RUNNING_DIGEST_KEY, Transaction},
     view::{StateView, stored_meta},
@@ -41,6 +42,8 @@ struct Current {
     database: Arc<Database>,
     meta: Meta,
     digest: Digest,
+    /// Rows that apply and views share.
+    recent: Arc<RecentRows>,
     /// The view of whoever asks first, shared until the next write.
     view: OnceLock<Arc<StateView>>,
 }
@@ -51,12 +54,12 @@ impl Store {
     /// # Errors
     /// Damage refuses to open, naming directory, column family or file.
     pub fn open(root: &Path) -> io::Result<Self> {
-        let database = Database::open(&generation::current(root)?)?;
-        let recent = Some(Recent::of(&database)?);
+        let current = Current::of(Database::open(&generation::current(root)?)?)?;
+        let recent = Recent::of(&current.database, current.recent.clone())?;
         Ok(Self {
             root: root.to_owned(),
-            current: RwLock::new(Current::of(database)?),
-            writing: Mutex::new(recent),
+            current: RwLock::new(current),
+            writing: Mutex::new(Some(recent)),
             changes: broadcast::Sender::new(CHANGES_KEPT),
         })
     }
@@ -64,7 +67,10 @@ impl Store {
     /// The state as it is now.
     pub fn view(&self) -> Arc<StateView> {
         let current = self.read();
-        let view = || Arc::new(StateView::new(current.database.clone(), current.meta));
+        let view = || {
+            let (database, recent) = (current.database.clone(), current.recent.clone());
+            Arc::new(StateView::new(database, current.meta, recent))
+        };
         current.view.get_or_init(view).clone()
     }
 
@@ -88,10 +94,17 @@ impl Store {
     /// Applies a run of entries in one write.
     pub(crate) fn apply_in(&self, entries: &[CommittedEntry], order: apply::Order) -> io::Result<Vec<Bytes>> {
         let mut writing = self.begin_writing();
-        let database = self.database();
+        let (database, rows) = {
+            let current = self.read();
+            (current.database.clone(), current.recent.clone())
+        };
         let mut recent = match writing.take() {
             Some(recent) => recent,
-            None => Recent::of(&database)?,
+            None => {
+                // A run that failed may have noted what it did not write.
+                rows.forget();
+                Recent::of(&database, rows)?
+            }
         };
         let responses = self.apply_run(&database, entries, order, &mut recent)?;
         *writing = Some(recent);
@@ -109,13 +122,14 @@ impl Store {
             let current = self.read();
             (current.meta, current.digest)
         };
-        let mut transaction = Transaction::new(database, digest, recent);
+        let before = Moment::after(meta.applied);
+        let mut transaction = Transaction::new(database, before, digest, recent);
         let mut answers = apply::RunAnswers::new();
         let responses = entries
             .iter()
             .map(|entry| apply::apply_entry(&mut transaction, &mut meta, &mut answers, entry, order))
             .collect::<io::Result<_>>()?;
-        let finished = transaction.finish();
+        let finished = transaction.finish(Moment::after(meta.applied));
         {
             // Views are taken under the same lock, so that none sees rows and figures that differ.
             let mut current = self.write();
@@ -138,18 +152,23 @@ impl Store {
             let current = self.read();
             (current.database.clone(), current.meta, current.digest)
         };
-        let mut recent = Recent::of(&database)?;
-        let mut transaction = Transaction::new(&database, digest, &mut recent);
+        let before = Moment::after(meta.applied);
+        let mut recent = Recent::of(&database, Arc::new(RecentRows::new(before)))?;
+        let mut transaction = Transaction::new(&database, before, digest, &mut recent);
         let mut answers = apply::RunAnswers::new();
         let order = apply::Order::AsProposed;
         let response = apply::apply_entry(&mut transaction, &mut meta, &mut answers, entry, order)?;
-        Ok((response, transaction.finish().digest.to_bytes()))
+        Ok((
+            response,
+            transaction.finish(Moment::after(meta.applied)).digest.to_bytes(),
+        ))
     }
 
     /// Changes a stored pair behind the digest's back, as damage would.
     #[cfg(test)]
     pub(crate) fn overwrite_for_test(&self, table: super::Table, key: &[u8], value: &[u8]) {
         *self.begin_writing() = None;
+        self.read().recent.forget();
         let database = self.database();
         let mut batch = rocksdb::WriteBatch::default();
         batch.put_cf(database.family(table), key, value);
@@ -243,6 +262,7 @@ impl Current {
             database: Arc::new(database),
             meta,
             digest,
+            recent: Arc::new(RecentRows::new(Moment::after(meta.applied))),
             view: OnceLock::new(),
         })
     }

@@ -8,6 +8,7 @@ use super::{
     database::{Database, Direction, KeyRange},
     digest::{DIGEST_INTERVAL, DIGESTS_KEPT, Digest},
     recent::Recent,
+    recent_rows::Moment,
     table::Table,
 };
 use crate::model::{Place, ProposalId, SecretId, SecretRecord, Token};
@@ -16,7 +17,6 @@ use conclave_raft::codec;
 use rocksdb::{ReadOptions, WriteBatch};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
-    cell::RefCell,
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     io,
     ops::ControlFlow,
@@ -28,7 +28,9 @@ pub const RUNNING_DIGEST_KEY: &[u8] = b"running";
 /// A run of entries that is being applied.
 pub struct Transaction<'d> {
     database: &'d Database,
-    recent: RefCell<&'d mut Recent>,
+    recent: &'d mut Recent,
+    /// Before the run.
+    before: Moment,
     run: Layer,
     layers: Vec<Layer>,
     digest: Digest,
@@ -58,12 +60,13 @@ pub struct Finished {
 }
 
 impl<'d> Transaction<'d> {
-    /// Begins a run over a state with this digest, with which `recent` agrees. It runs ahead from here
-    /// on: whoever does not write what is finished drops it.
-    pub fn new(database: &'d Database, digest: Digest, recent: &'d mut Recent) -> Self {
+    /// Begins a run over a state at this moment with this digest, with which `recent` agrees. It runs
+    /// ahead from here on: whoever does not write what is finished drops it.
+    pub fn new(database: &'d Database, before: Moment, digest: Digest, recent: &'d mut Recent) -> Self {
         Self {
             database,
-            recent: RefCell::new(recent),
+            recent,
+            before,
             run: Layer::default(),
             layers: Vec::new(),
             digest,
@@ -122,17 +125,17 @@ impl<'d> Transaction<'d> {
 
     /// The entry that applied a proposal, if its outcome is remembered.
     pub fn entry_of(&self, proposal: ProposalId) -> Option<u64> {
-        self.recent.borrow().proposals.entry_of(proposal)
+        self.recent.proposals.entry_of(proposal)
     }
 
     /// Notes that the window has a proposal's outcome.
     pub fn note_remembered(&mut self, proposal: ProposalId, index: u64) {
-        self.recent.get_mut().proposals.remember(proposal, index);
+        self.recent.proposals.remember(proposal, index);
     }
 
     /// Notes that the window has it no more.
     pub fn note_forgotten(&mut self, proposal: ProposalId) {
-        self.recent.get_mut().proposals.forget(proposal);
+        self.recent.proposals.forget(proposal);
     }
 
     /// Ends an entry: its writes become part of the run and of the digest. A figure is kept where
@@ -179,19 +182,21 @@ impl<'d> Transaction<'d> {
         Ok(())
     }
 
-    /// Ends the run.
-    pub fn finish(mut self) -> Finished {
-        let recent = self.recent.into_inner();
+    /// Ends the run, after which the state is at this moment.
+    pub fn finish(mut self, after: Moment) -> Finished {
         assert!(self.layers.is_empty(), "a run ends after its last entry");
         self.run.0[Table::Digest.position()].insert(
             RUNNING_DIGEST_KEY.to_vec(),
             Write::of(Some(codec::encode(&self.digest).into())),
         );
         let mut batch = WriteBatch::default();
+        self.recent.rows.begin_writing(after);
         for (table, writes) in Table::ALL.into_iter().zip(self.run.0) {
             let family = self.database.family(table);
             for (key, Write { value, .. }) in writes {
-                recent.rows.note(table, &key, value.as_deref());
+                self.recent
+                    .rows
+                    .note_written(table, &key, value.as_deref(), after);
                 match value {
                     Some(value) => batch.put_cf(family, key, value),
                     None => batch.delete_cf(family, key),
@@ -295,12 +300,12 @@ impl<'d> Transaction<'d> {
         if let Some(value) = written {
             return Ok(value);
         }
-        let mut recent = self.recent.borrow_mut();
-        if let Some(value) = recent.rows.get(table, key) {
+        let rows = &self.recent.rows;
+        if let Some(value) = rows.get(table, key, self.before) {
             return Ok(value);
         }
         let stored = self.database.get(table, key)?;
-        recent.rows.note(table, key, stored.as_deref());
+        rows.note_read(table, key, stored.as_deref(), self.before);
         Ok(stored)
     }
 

@@ -4,6 +4,7 @@ use super::{
     database::{Cursor, Database, Direction, KeyRange},
     digest::Digest,
     meta::{JOINED_KEY, Joined, MEMBERSHIP_KEY, META_KEY, Meta},
+    recent_rows::{Moment, RecentRows},
     rows::{self, StoredValue},
     table::Table,
     transaction::RUNNING_DIGEST_KEY,
@@ -38,21 +39,25 @@ self_cell!(
 pub struct StateView {
     pinned: PinnedSnapshot,
     meta: Meta,
+    recent: Arc<RecentRows>,
 }
 
 impl StateView {
-    /// Pins the present state. `meta` must be the one that is stored.
-    pub(super) fn new(database: Arc<Database>, meta: Meta) -> Self {
+    /// Pins the present state. `meta` must be the one that is stored, and `recent` what whoever writes
+    /// to the database notes its rows in.
+    pub(super) fn new(database: Arc<Database>, meta: Meta, recent: Arc<RecentRows>) -> Self {
         Self {
             pinned: PinnedSnapshot::new(database, |database| database.rocks().snapshot()),
             meta,
+            recent,
         }
     }
 
     /// Pins the state of a database that nobody writes.
     pub(super) fn of(database: Arc<Database>) -> io::Result<Self> {
         let meta = stored_meta(&database)?;
-        Ok(Self::new(database, meta))
+        let recent = Arc::new(RecentRows::new(Moment::after(meta.applied)));
+        Ok(Self::new(database, meta, recent))
     }
 
     /// The index that was applied last; `None` for an empty state.
@@ -246,11 +251,16 @@ impl StateView {
     }
 
     pub(crate) fn get<T: DeserializeOwned>(&self, table: Table, key: &[u8]) -> io::Result<Option<T>> {
+        let now = Moment::after(self.meta.applied);
+        if let Some(row) = self.recent.get(table, key, now) {
+            return row.map(|row| self.decode(table, &row)).transpose();
+        }
         let row = self
             .pinned
             .borrow_dependent()
             .get_pinned_cf(self.database().family(table), key)
             .map_err(|error| self.database().error(table, &error))?;
+        self.recent.note_read(table, key, row.as_deref(), now);
         row.map(|row| self.decode(table, &row)).transpose()
     }
 
