@@ -328,8 +328,12 @@ impl RaftNode {
 
     /// Waits until `index` is applied on this node. Returns false when the deadline passed first.
     pub async fn wait_applied(&self, index: u64, deadline: Instant) -> bool {
-        let mut status = self.status();
-        let applied = status.wait_for(|status| status.applied_index >= Some(index));
+        let applied = &self.inner.core.applied_index;
+        if *applied.borrow() >= Some(index) {
+            return true;
+        }
+        let mut applied = applied.subscribe();
+        let applied = applied.wait_for(|applied| *applied >= Some(index));
         matches!(timeout_at(deadline, applied).await, Ok(Ok(_)))
     }
 

@@ -57,6 +57,8 @@ pub(crate) struct Core {
     pub changing: tokio::sync::Mutex<()>,
     /// What is published.
     pub status: watch::Sender<RaftStatus>,
+    /// What is applied here, told at once: the status follows a little later.
+    pub applied_index: watch::Sender<Option<u64>>,
     /// Whether it may stand for election.
     pub may_lead: AtomicBool,
     /// Free space.
@@ -101,6 +103,7 @@ impl Core {
             forming: tokio::sync::Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             status: watch::Sender::default(),
+            applied_index: watch::Sender::default(),
             may_lead: AtomicBool::new(true),
             space,
             doubts: watch::Sender::default(),

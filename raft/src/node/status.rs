@@ -5,7 +5,7 @@ use crate::{
     identity::RaftId,
     storage::{identity_store::Evidence, space::SpaceLevel},
     transport::{Transport, host::Host},
-    types::{Metrics, Raft},
+    types::{LogId, Metrics, Raft},
 };
 use openraft::{Instant as _, ServerState, async_runtime::WatchReceiver};
 use std::{
@@ -13,6 +13,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
+use tokio::time::{Instant, sleep_until};
 
 /// So many election time-outs without a word from the leader, and none is known any more: by then
 /// another would lead if a majority were there. openraft goes on naming the last one.
@@ -27,8 +28,13 @@ pub(super) fn publish_identity(core: &Core) {
     });
 }
 
-/// Publishes every change until Raft stops. If it stops unasked, so does the node: also when it
-/// panics, which only shows in that nothing is published any more.
+/// The least time between two publications of a log that only grows. openraft tells of several changes
+/// for each entry, and every publication wakes whoever watches.
+const GROWTH_EVERY: Duration = Duration::from_millis(10);
+
+/// Publishes changes until Raft stops: at once who leads, who is a member and what ends, and within
+/// [`GROWTH_EVERY`] how far the log and each member are. If it stops unasked, so does the node: also when
+/// it panics, which only shows in that nothing is published any more.
 pub(super) async fn follow(core: Arc<Core>, transport: Arc<Transport>, raft: Raft) {
     let mut metrics = raft.metrics();
     let mut space = core.space.watch();
@@ -38,31 +44,46 @@ pub(super) async fn follow(core: Arc<Core>, transport: Arc<Transport>, raft: Raf
     look_for_silence.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // Who was silent, in which term.
     let mut silent = None;
+    let mut published = None;
+    let mut growth_due = Instant::now();
     loop {
-        let present = metrics.borrow_and_update().clone();
         let out_of_space = *space.borrow_and_update() < SpaceLevel::Enough;
-        let ended = present.running_state.as_ref().err().map(ToString::to_string);
-        let is_silent = silent.is_some() && silent == leadership(&present);
-        let leader = present.current_leader.filter(|_| !is_silent);
-        publish(&core, &present, leader.map(RaftId), out_of_space);
-        let named: Vec<_> = present
-            .membership_config
-            .nodes()
-            .map(|(raft_id, record)| (Some(RaftId(*raft_id)), record.clone()))
-            .collect();
-        if named != members {
-            members = named;
-            // Connections to incarnations that are members no more are closed.
-            transport.retain(|target| {
-                members.iter().any(|(raft_id, record)| {
-                    *raft_id == target.raft_id
-                        && record.name == target.name
-                        && record.address == target.address
-                })
-            });
-        }
-        if let Some(reason) = ended {
-            return halt(&core, &transport, reason);
+        let (standing, due) = {
+            let present = metrics.borrow_and_update();
+            let applied = present.last_applied.map(|log_id| log_id.index);
+            core.applied_index
+                .send_if_modified(|before| std::mem::replace(before, applied) != applied);
+            let standing = (Standing::of(&present), silent, out_of_space);
+            let is_due = published.as_ref() != Some(&standing) || Instant::now() >= growth_due;
+            (standing, is_due.then(|| present.clone()))
+        };
+        let has_grown = due.is_none();
+        if let Some(present) = due {
+            published = Some(standing);
+            growth_due = Instant::now() + GROWTH_EVERY;
+            let ended = present.running_state.as_ref().err().map(ToString::to_string);
+            let is_silent = silent.is_some() && silent == leadership(&present);
+            let leader = present.current_leader.filter(|_| !is_silent);
+            publish(&core, &present, leader.map(RaftId), out_of_space);
+            let named: Vec<_> = present
+                .membership_config
+                .nodes()
+                .map(|(raft_id, record)| (Some(RaftId(*raft_id)), record.clone()))
+                .collect();
+            if named != members {
+                members = named;
+                // Connections to incarnations that are members no more are closed.
+                transport.retain(|target| {
+                    members.iter().any(|(raft_id, record)| {
+                        *raft_id == target.raft_id
+                            && record.name == target.name
+                            && record.address == target.address
+                    })
+                });
+            }
+            if let Some(reason) = ended {
+                return halt(&core, &transport, reason);
+            }
         }
         let more = tokio::select! {
             biased;
@@ -73,9 +94,32 @@ pub(super) async fn follow(core: Arc<Core>, transport: Arc<Transport>, raft: Raf
             }
             more = space.changed() => more.is_ok(),
             more = metrics.changed() => more.is_ok(),
+            () = sleep_until(growth_due), if has_grown => true,
         };
         if !more {
             return halt(&core, &transport, "Raft ended without a word: it panicked".into());
+        }
+    }
+}
+
+/// What is published at once when it changes.
+#[derive(PartialEq)]
+struct Standing {
+    has_ended: bool,
+    state: ServerState,
+    term: u64,
+    leader: Option<u64>,
+    membership: Option<LogId>,
+}
+
+impl Standing {
+    fn of(metrics: &Metrics) -> Self {
+        Self {
+            has_ended: metrics.running_state.is_err(),
+            state: metrics.state,
+            term: metrics.current_term,
+            leader: metrics.current_leader,
+            membership: *metrics.membership_config.log_id(),
         }
     }
 }
