@@ -93,6 +93,8 @@ impl Operations {
         }
         let look = Look::Secret(at(call.keyring.place(name)));
         match call.carry_out(Operation::Look(look)).await? {
+            // It was there when the look was recorded, and had left when the answer was given again.
+            (Done::Secret(view), _) if view.place.is_none() => Err(OperationError::NotFound),
             (Done::Secret(view), index) => {
                 call.check_name(name, view.secret, &view.name, index).await?;
                 Ok(SecretInfo::new(name.clone(), *view))

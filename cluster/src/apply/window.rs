@@ -8,8 +8,8 @@
 //! The window keeps outcomes, never values. The answer to a disclosure is put together again from
 //! the stored value, and a value that no version shows any more lingers until every outcome up to
 //! then has left the window. What a look saw of versions is not kept either, as there can be many: a
-//! copy sees the secret as it is when the copy is applied, which its caller cannot tell from a
-//! later first try.
+//! copy sees the secret as it is when the copy is applied, or that it is gone, which its caller cannot
+//! tell from a later first try. It never sees some of what was then and some of what is now.
 
 use super::{
     answers::CommandAnswers,
@@ -18,7 +18,7 @@ use super::{
     malformed,
 };
 use crate::{
-    command::{Command, Done, Operation, Outcome, Proposal, Refusal},
+    command::{Command, Done, Operation, Outcome, Proposal, Refusal, SecretView},
     model::{NumberRanges, ProposalId, SecretId, Version},
     state::{Direction, KeyRange, StoredValue, Table, WindowOutcome, WindowRow, keys},
 };
@@ -137,12 +137,23 @@ fn complete(machine: &Machine<'_, '_>, answer: Done) -> Result<Done, Stop> {
             Done::Disclosed(disclosed)
         }
         Done::Secret(seen) => match machine.secret(seen.secret)? {
-            Some(secret) => Done::Secret(Box::new(look::view(machine, seen.secret, secret)?)),
-            // Destroyed meanwhile, and its versions with it.
-            None => Done::Secret(seen),
+            Some(secret) if secret.place == seen.place => {
+                Done::Secret(Box::new(look::view(machine, seen.secret, secret)?))
+            }
+            _ => Done::Secret(Box::new(gone(*seen))),
         },
         small => small,
     })
+}
+
+/// What a copy of a look sees of a secret that has left the place where it was seen, or was destroyed.
+fn gone(seen: SecretView) -> SecretView {
+    SecretView {
+        place: None,
+        active: None,
+        versions: Vec::new(),
+        ..seen
+    }
 }
 
 /// Leaves out what the state holds anyway, so that no outcome is large.

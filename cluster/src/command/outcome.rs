@@ -115,7 +115,8 @@ pub struct Disclosed {
 pub struct SecretView {
     /// Its id.
     pub secret: SecretId,
-    /// Where it lies; `None` while it is deleted recoverably.
+    /// Where it lies; `None` while it is deleted recoverably, and where the answer to a look was lost and
+    /// the secret had left its place when it was asked for again: then no version is shown either.
     pub place: Option<Place>,
     /// Its name, sealed.
     pub name: Sealed,
