@@ -50,7 +50,8 @@ impl Route {
     pub(crate) async fn handle(self, edge: &Edge, call: &mut Call) -> Answer {
         match self {
             Self::Setec(method) => setec::handle(edge, method, call).await,
-            Self::Conclave(route) => conclave::handle(edge, route, call).await,
+            // On the heap: else every request's future would have room for the largest of these.
+            Self::Conclave(route) => Box::pin(conclave::handle(edge, route, call)).await,
             Self::Nowhere => Answer::text(StatusCode::NOT_FOUND, "not found"),
         }
     }

@@ -100,7 +100,7 @@ impl PlainRecord {
             node: node.to_owned(),
             principal: caller.principal.to_string(),
             remote: caller.remote.to_string(),
-            request_id: caller.request_id.clone(),
+            request_id: caller.request_id.to_string(),
             store: store.as_ref().map(|store| store.store.as_str().to_owned()),
         }
     }
@@ -181,7 +181,7 @@ mod tests {
             grants: Default::default(),
             remote: "192.0.2.7:4711".parse().unwrap(),
             api: Dialect::Setec,
-            request_id: "r-1".to_owned(),
+            request_id: "r-1".into(),
         }
     }
 

@@ -245,7 +245,7 @@ mod tests {
             grants: Default::default(),
             remote: "192.0.2.7:4711".parse().unwrap(),
             api: Dialect::Setec,
-            request_id: "r".to_owned(),
+            request_id: "r".into(),
         }
     }
 

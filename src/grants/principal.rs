@@ -1,6 +1,6 @@
 //! Principals keep their type: `email:a@b` and `cn:a@b` are two, whoever they are.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 /// Where a principal's name comes from.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -23,7 +23,8 @@ pub enum PrincipalKind {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Principal {
     kind: PrincipalKind,
-    name: String,
+    /// Shared: each request has its caller's.
+    name: Arc<str>,
 }
 
 /// Why a principal was refused. The message does not repeat the name.
@@ -62,13 +63,13 @@ impl Principal {
     pub fn dev() -> Self {
         Self {
             kind: PrincipalKind::Dev,
-            name: String::new(),
+            name: Arc::default(),
         }
     }
 
     /// Refuses names that are empty, longer than 1,024 bytes, or have control characters.
     /// Of the type `dev` there is only [`Self::dev`].
-    pub fn new(kind: PrincipalKind, name: impl Into<String>) -> Result<Self, PrincipalError> {
+    pub fn new(kind: PrincipalKind, name: impl Into<Arc<str>>) -> Result<Self, PrincipalError> {
         let name = name.into();
         if kind == PrincipalKind::Dev {
             return if name.is_empty() {

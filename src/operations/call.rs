@@ -119,7 +119,8 @@ impl<'a> Call<'a> {
             guards: Vec::new(),
             steps: vec![step],
         };
-        Ok(self.operations.cluster.propose(command, self.deadline).await?)
+        // On the heap: a poll, which seldom comes here, is the smaller for it.
+        Ok(Box::pin(self.operations.cluster.propose(command, self.deadline)).await?)
     }
 
     /// As [`Self::propose`], and takes a refusal for an error.

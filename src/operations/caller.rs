@@ -17,7 +17,7 @@ pub struct Caller {
     /// By which API.
     pub api: Dialect,
     /// Unique per request; it appears in the audit record and in the answer.
-    pub request_id: String,
+    pub request_id: Arc<str>,
 }
 
 /// An API.

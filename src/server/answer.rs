@@ -4,10 +4,18 @@
 use super::slots::Slot;
 use crate::metric_definitions as metrics;
 use bytes::Bytes;
-use hyper::{HeaderMap, Response, StatusCode, header, header::HeaderValue};
+use hyper::{
+    HeaderMap, Response, StatusCode, header,
+    header::{HeaderName, HeaderValue},
+};
 use serde::Serialize;
 use std::time::Duration;
 use zeroize::Zeroizing;
+
+/// Where the answer names its request.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Headers that an answer has room for from the start.
+const HEADERS: usize = 6;
 
 /// A response before it is one: status, headers, body, and how it is counted.
 pub struct Answer {
@@ -41,7 +49,7 @@ impl Answer {
     pub fn empty(status: StatusCode) -> Self {
         Self {
             status,
-            headers: HeaderMap::new(),
+            headers: HeaderMap::with_capacity(HEADERS),
             body: Zeroizing::default(),
             slot: None,
             is_outage: false,
@@ -117,7 +125,7 @@ impl Answer {
             HeaderValue::from_static("nosniff"),
         );
         if let Ok(request_id) = HeaderValue::from_str(request_id) {
-            headers.insert("x-request-id", request_id);
+            headers.insert(REQUEST_ID, request_id);
         }
         response
     }
@@ -125,7 +133,7 @@ impl Answer {
     fn with_type(status: StatusCode, content_type: &'static str, body: Zeroizing<Vec<u8>>) -> Self {
         let mut answer = Self {
             status,
-            headers: HeaderMap::new(),
+            headers: HeaderMap::with_capacity(HEADERS),
             body,
             slot: None,
             is_outage: false,

@@ -62,7 +62,7 @@ pub struct Call {
     /// The connection that it came by.
     pub connection: Arc<ConnectionIdentity>,
     /// Its id: in the answer, in logs, in the sealed audit record.
-    pub request_id: String,
+    pub request_id: Arc<str>,
     /// Whether it waits for its body.
     pub(super) reading: ReadingBody,
     /// Its slot, once it was admitted.
@@ -146,8 +146,8 @@ impl Call {
         let (remote, request_id) = (&self.connection.remote, &self.request_id);
         let what = "refused a caller that could not be identified";
         match REPORTS.count(reason.kind(), Instant::now()) {
-            Some(refused) => tracing::warn!(%remote, request_id, %reason, refused, "{what}"),
-            None => tracing::debug!(%remote, request_id, %reason, "{what}"),
+            Some(refused) => tracing::warn!(%remote, %request_id, %reason, refused, "{what}"),
+            None => tracing::debug!(%remote, %request_id, %reason, "{what}"),
         }
     }
 
@@ -231,7 +231,7 @@ pub(crate) mod tests {
         Call {
             request,
             connection: Arc::new(ConnectionIdentity::new(address, address, None)),
-            request_id: "test".to_owned(),
+            request_id: "test".into(),
             reading: ReadingBody::default(),
             slot: None,
         }

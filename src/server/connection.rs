@@ -15,7 +15,7 @@ use hyper_util::{
 };
 use rustls::ServerConfig;
 use std::{
-    collections::BTreeMap,
+    collections::VecDeque,
     convert::Infallible,
     io,
     net::SocketAddr,
@@ -243,7 +243,7 @@ struct ActivityState {
     /// When the last of them ended.
     last_end: Instant,
     /// Since when answers wait to be sent, the oldest first.
-    unsent: BTreeMap<u64, Instant>,
+    unsent: VecDeque<(u64, Instant)>,
     answers: u64,
 }
 
@@ -264,7 +264,7 @@ impl Activity {
         Self(Mutex::new(ActivityState {
             in_flight: 0,
             last_end: Instant::now(),
-            unsent: BTreeMap::new(),
+            unsent: VecDeque::new(),
             answers: 0,
         }))
     }
@@ -285,7 +285,7 @@ impl Activity {
 
     /// Since when the oldest answer waits to be sent.
     fn unsent_since(&self) -> Option<Instant> {
-        self.state().unsent.values().next().copied()
+        self.state().unsent.front().map(|(_, since)| *since)
     }
 
     /// Requests that were answered.
@@ -304,7 +304,7 @@ impl Busy {
         let mut state = self.activity.state();
         state.answers += 1;
         let answer = state.answers;
-        state.unsent.insert(answer, Instant::now());
+        state.unsent.push_back((answer, Instant::now()));
         drop(state);
         self.answer = Some(answer);
         Bytes::from_owner(Unsent { bytes, _busy: self })
@@ -321,7 +321,7 @@ impl Drop for Busy {
     fn drop(&mut self) {
         let mut state = self.activity.state();
         if let Some(answer) = self.answer {
-            state.unsent.remove(&answer);
+            state.unsent.retain(|(unsent, _)| *unsent != answer);
         }
         state.in_flight -= 1;
         state.last_end = Instant::now();

@@ -41,16 +41,15 @@ impl Routes {
         &self,
         connection: Arc<ConnectionIdentity>,
         request: Request<RequestBody>,
-        request_id: &str,
+        request_id: Arc<str>,
         reading: ReadingBody,
     ) -> (&'static str, &'static str, Answer) {
-        let path = request.uri().path().to_owned();
-        let route = api::route(&path);
+        let route = api::route(request.uri().path());
         let (api, action) = route.labels();
         let mut call = Call {
             request,
             connection,
-            request_id: request_id.to_owned(),
+            request_id,
             reading,
             slot: None,
         };
@@ -88,10 +87,10 @@ impl Handler for Routes {
         let reading = ReadingBody::default();
         let answering = {
             let (routes, request_id, reading) = (self.clone(), request_id.clone(), reading.clone());
-            async move { routes.answer(connection, request, &request_id, reading).await }
+            async move { routes.answer(connection, request, request_id, reading).await }
         };
         let (api, action, answer) = finished(answering, &reading).await.unwrap_or_else(|| {
-            tracing::error!(request_id, "a request was not answered");
+            tracing::error!(%request_id, "a request was not answered");
             (
                 "unknown",
                 "unknown",
@@ -105,7 +104,7 @@ impl Handler for Routes {
             action,
             status = answer.status().as_u16(),
             elapsed_us = elapsed.as_micros() as u64,
-            request_id,
+            %request_id,
             "answered"
         );
         answer.into_response(&request_id)
@@ -132,6 +131,6 @@ async fn finished<T: Send + 'static>(
 }
 
 /// 128 random bits in hexadecimal.
-fn new_request_id() -> String {
-    format!("{:032x}", u128::from_be_bytes(crate::seal::random_bytes()))
+fn new_request_id() -> Arc<str> {
+    format!("{:032x}", u128::from_be_bytes(crate::seal::random_bytes())).into()
 }

@@ -85,7 +85,7 @@ mod tests {
             grants: Arc::new(Grants::from_written(&written).unwrap()),
             remote: "127.0.0.1:1".parse().unwrap(),
             api: Dialect::Setec,
-            request_id: "test".to_owned(),
+            request_id: "test".into(),
         }
     }
 

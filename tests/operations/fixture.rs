@@ -141,7 +141,7 @@ pub fn caller(principal: &str, rules: serde_json::Value) -> Caller {
         grants: Arc::new(Grants::from_written(&written).unwrap()),
         remote: "192.0.2.7:4711".parse().unwrap(),
         api: Dialect::Setec,
-        request_id: "r-1".to_owned(),
+        request_id: "r-1".into(),
     }
 }
 

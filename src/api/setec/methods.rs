@@ -8,8 +8,11 @@ use crate::{
     server::{Answer, BodyError, Call, Edge},
 };
 use conclave_cluster::{command::Which, model::Action};
-use hyper::{HeaderMap, StatusCode, header};
+use hyper::{HeaderMap, StatusCode, header, header::HeaderName};
 use tokio::time::Instant;
+
+/// A header that no browser sends to another site unasked.
+const NO_BROWSERS: HeaderName = HeaderName::from_static("sec-x-tailscale-no-browsers");
 
 /// A method of the API.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -191,11 +194,7 @@ pub(super) fn check_form(method: &hyper::Method, headers: &HeaderMap) -> Option<
             "the content type must be application/json",
         ));
     }
-    if headers
-        .get("sec-x-tailscale-no-browsers")
-        .map(|value| value.as_bytes())
-        != Some(b"setec")
-    {
+    if headers.get(NO_BROWSERS).map(|value| value.as_bytes()) != Some(b"setec") {
         let message = "access denied: the header Sec-X-Tailscale-No-Browsers: setec is missing";
         return Some(Answer::text(StatusCode::FORBIDDEN, message));
     }
