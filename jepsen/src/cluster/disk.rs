@@ -57,7 +57,11 @@ impl Disk {
         fs::create_dir_all(at).map_err(|error| HarnessError::about(at.display(), error))?;
         // Without blocks for root alone: what is free is free for the node.
         run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(image))?;
-        run(Command::new("mount").args(["-o", "loop"]).arg(image).arg(at))?;
+        // What is removed there is given back to the disk that the image lies on.
+        run(Command::new("mount")
+            .args(["-o", "loop,discard"])
+            .arg(image)
+            .arg(at))?;
         Ok(Self {
             mounted_at: at.to_owned(),
         })
