@@ -1,8 +1,9 @@
 # The two commands of the README are `make dev` and `make test`. Both build with the one profile
-# (release), so that RocksDB is compiled once.
+# (release), so that RocksDB is compiled once; what is measured is linked again, more slowly, from it.
 
 .DEFAULT_GOAL := help
 BUILT = $(or $(CARGO_TARGET_DIR),target)/release
+DISTRIBUTION = $(or $(CARGO_TARGET_DIR),target)/distribution
 .PHONY: help dev test lint bench bench-hour jepsen soak planted simulate fuzz needs
 
 # Options for `conclave dev`, as in: make dev DEV="--fresh --nodes 5"
@@ -53,13 +54,13 @@ test: needs
 # Alone on the machine. All data lies in target/benchmark, unless BENCH="--folder ..." says otherwise.
 bench: needs
 	@scripts/install-bench-needs
-	cargo build --release --workspace
-	@scripts/with-many-files $(BUILT)/conclave-benchmark run $(BENCH)
+	scripts/build-distribution
+	@scripts/with-many-files $(DISTRIBUTION)/conclave-benchmark run $(BENCH)
 
 bench-hour: needs
 	@scripts/install-bench-needs
-	cargo build --release --workspace
-	@scripts/with-many-files $(BUILT)/conclave-benchmark hour --minutes $(MINUTES) $(BENCH)
+	scripts/build-distribution
+	@scripts/with-many-files $(DISTRIBUTION)/conclave-benchmark hour --minutes $(MINUTES) $(BENCH)
 
 # Exit code 2 of the harness, "too little was done to tell", is a failure too. See docs/reliability.md.
 jepsen: needs
