@@ -4,7 +4,7 @@ use crate::{
     HarnessError,
     checker::{self, Check, Finding, Verdict},
     client::{CALL_TIMEOUT, Caller, CallerOptions, INTERNAL_ERROR},
-    cluster::{ClientAccount, Cluster, ClusterOptions},
+    cluster::{ClientAccount, Cluster, ClusterOptions, free_bytes},
     history::{Answer, Call, History, Operation, Outcome, Recorder},
     nemesis::Nemesis,
     planted,
@@ -188,10 +188,9 @@ const DISK_LOOK_PERIOD: Duration = Duration::from_secs(1);
 /// Waits until no more than the reserve is left of the disk, and says so.
 async fn below_reserve(folder: &Path) -> HarnessError {
     loop {
-        match rustix::fs::statvfs(folder) {
-            Ok(figures) if figures.f_bavail * figures.f_frsize >= DISK_RESERVE_BYTES => {}
-            Ok(figures) => {
-                let left_bytes = figures.f_bavail * figures.f_frsize;
+        match free_bytes(folder) {
+            Ok(left_bytes) if left_bytes >= DISK_RESERVE_BYTES => {}
+            Ok(left_bytes) => {
                 let what = format!(
                     "the disk has {} MiB left, and a run ends at {} MiB",
                     left_bytes >> 20,

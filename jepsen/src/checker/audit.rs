@@ -94,9 +94,9 @@ fn wrong(operation: &Operation, answer: &Answer, own: &[&AuditEntry]) -> Option<
         return (!own.is_empty()).then(|| "an unchanged poll has a record".to_owned());
     }
     let expected: &[&str] = match (answer, &operation.call) {
-        // A secret that is not there is not found; a version that is not there is a refusal.
         // The look was done, its answer was lost, and the secret was gone when it was asked for again.
         (Answer::NotFound, Call::Info) => &["not-found", "refused", "done"],
+        // A secret that is not there is not found; a version that is not there is a refusal.
         (Answer::NotFound, _) => &["not-found", "refused"],
         (Answer::Denied, _) => &["denied"],
         (Answer::VersionUsed | Answer::ActiveVersion, _) => &["refused"],

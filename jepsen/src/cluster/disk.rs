@@ -42,6 +42,12 @@ pub fn enter_private_mounts() -> Result<(), HarnessError> {
     Err(HarnessError::about("unshare", error))
 }
 
+/// How many bytes are free where a folder lies.
+pub fn free_bytes(folder: &Path) -> io::Result<u64> {
+    let figures = statvfs(folder)?;
+    Ok(figures.f_bavail * figures.f_frsize)
+}
+
 /// A mounted file system. It is unmounted when this is dropped; its file stays.
 pub(super) struct Disk {
     mounted_at: PathBuf,
@@ -70,8 +76,7 @@ impl Disk {
     /// Takes free space until only so many bytes are left. Does nothing where there are fewer.
     pub(super) fn fill(&self, leave_bytes: u64) -> Result<(), HarnessError> {
         let about = |error: io::Error| HarnessError::about(self.mounted_at.display(), error);
-        let free = statvfs(&self.mounted_at).map_err(|error| about(error.into()))?;
-        let free_bytes = free.f_bavail * free.f_frsize;
+        let free_bytes = free_bytes(&self.mounted_at).map_err(about)?;
         if free_bytes > leave_bytes {
             let filler = File::create(self.mounted_at.join(FILLER)).map_err(about)?;
             fallocate(filler, FallocateFlags::empty(), 0, free_bytes - leave_bytes)

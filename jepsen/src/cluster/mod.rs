@@ -9,7 +9,7 @@ mod network;
 mod slow;
 
 pub use damage::FlippedByte;
-pub use disk::enter_private_mounts;
+pub use disk::{enter_private_mounts, free_bytes};
 pub use files::{API_PORT, ClientAccount, ClusterFiles};
 pub use network::{Links, Network, sweep_all, watch_and_sweep};
 pub use slow::{Pace, SlowLink, slow_links};
