@@ -271,7 +271,12 @@ impl Cluster {
     /// Proposes a command, through the leader wherever it is, and returns its outcome. Retries with
     /// the same proposal id until the deadline; the command is applied at most once.
     pub async fn propose(&self, command: Command, deadline: Instant) -> Result<Answer, ProposeError> {
-        self.inner.proposer.propose(&command, deadline).await
+        let answer = self.inner.proposer.propose(&command, deadline).await?;
+        let mut steps = command.guards.iter().chain(&command.steps);
+        if steps.any(|step| step.operation.changes_a_secret()) {
+            self.inner.barriers.changed(answer.index);
+        }
+        Ok(answer)
     }
 
     /// As [`Self::propose`], in copies with the same id, for tests of duplicate delivery.
@@ -294,7 +299,7 @@ impl Cluster {
     }
 
     /// Bounded-staleness read: as [`Self::read_barrier`], but one confirmation serves every poll
-    /// until it is older than the bound.
+    /// until it is older than the bound. No change is missed that this node answered before the call.
     pub async fn poll_barrier(&self, deadline: Instant) -> Result<Freshness, ProposeError> {
         self.inner.barriers.poll(deadline).await
     }

@@ -151,7 +151,6 @@ fn gone(seen: SecretView) -> SecretView {
     SecretView {
         place: None,
         active: None,
-        versions: Vec::new(),
         ..seen
     }
 }

@@ -165,6 +165,32 @@ pub enum Operation {
     Tick,
 }
 
+impl Operation {
+    /// Whether it changes what a secret's poll is answered. That a disclosure may be a version's last is
+    /// left to the staleness bound, so that polls never wait for gets.
+    pub(crate) fn changes_a_secret(&self) -> bool {
+        match self {
+            Self::Create { .. }
+            | Self::Put(_)
+            | Self::Activate { .. }
+            | Self::ChangeVersions { .. }
+            | Self::Delete { .. }
+            | Self::Restore { .. }
+            | Self::Move { .. }
+            | Self::Configure { .. }
+            | Self::ConfigureVersion { .. } => true,
+            Self::Disclose { .. }
+            | Self::Look(_)
+            | Self::Refuse(_)
+            | Self::Reseal { .. }
+            | Self::AllocateRaftId
+            | Self::RaiseRules { .. }
+            | Self::SetAuditRetention(_)
+            | Self::Tick => false,
+        }
+    }
+}
+
 /// A new secret.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Create {

@@ -4,7 +4,8 @@
 //! Every confirmation notes this node's boot clock before it asks. Once the index that comes back
 //! is applied here, the local state is as fresh as the noted time, whatever any other clock says.
 //! The invariant: no poll is answered from a state whose noted time is older than the bound, on a
-//! leader as on a follower.
+//! leader as on a follower; nor from one that lacks a change which this very node answered, so that
+//! whoever talks to one node sees what it wrote.
 //!
 //! | file     | idea                                                                  |
 //! |----------|-----------------------------------------------------------------------|
@@ -26,7 +27,10 @@ use crate::{
 use bytes::Bytes;
 use conclave_raft::{codec, node::RaftNode};
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 use tokio::{
@@ -76,6 +80,8 @@ pub(crate) struct Barriers {
     /// Rounds wherever the leader is.
     anywhere: SharedRounds<Option<Confirmed>>,
     latest: Arc<Mutex<Option<Confirmed>>>,
+    /// The index of the last change that this node answered.
+    changed: AtomicU64,
     bound: Duration,
 }
 
@@ -109,6 +115,7 @@ impl Barriers {
             leading,
             anywhere,
             latest,
+            changed: AtomicU64::new(0),
             bound,
         }
     }
@@ -122,6 +129,10 @@ impl Barriers {
     /// Within the bound: one confirmation serves every poll until it is used up.
     pub(crate) async fn poll(&self, deadline: Instant) -> Result<Freshness, ProposeError> {
         let mut confirmed = self.latest();
+        let changed = self.changed.load(Ordering::Acquire);
+        if !self.raft.wait_applied(changed, deadline).await {
+            return Err(ProposeError::NoLeader);
+        }
         loop {
             if let Some(confirmed) = confirmed.filter(|confirmed| self.age(confirmed) <= self.bound) {
                 let freshness = self.applied(confirmed, deadline).await?;
@@ -133,6 +144,11 @@ impl Barriers {
             }
             confirmed = Some(self.confirm(deadline).await?);
         }
+    }
+
+    /// Notes that this node answers a change, which was applied elsewhere at `index`.
+    pub(crate) fn changed(&self, index: u64) {
+        self.changed.fetch_max(index, Ordering::Release);
     }
 
     /// Answers a follower, if this node leads: a quorum confirms after this call began.

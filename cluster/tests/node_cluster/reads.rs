@@ -36,6 +36,23 @@ async fn a_read_sees_every_write_that_was_answered_before() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_poll_sees_every_change_that_its_node_answered() {
+    let cluster = TestCluster::start(3).await;
+    let follower = cluster.follower().await;
+    let node = cluster.node(follower);
+    for round in 0..200_u32 {
+        let answer = node
+            .propose(put(place(1), &round.to_be_bytes()), soon())
+            .await
+            .unwrap();
+        let freshness = node.poll_barrier(soon()).await.unwrap();
+        assert!(freshness.age_ms <= 2_000);
+        let view = node.view();
+        assert!(view.applied_index() >= Some(answer.index), "round {round}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_confirmation_serves_every_poll_within_the_bound() {
     let cluster = TestCluster::start(3).await;
     for (_, node) in cluster.running() {

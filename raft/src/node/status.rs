@@ -2,7 +2,7 @@
 
 use super::{Member, RaftStatus, Role, core::Core, disproof};
 use crate::{
-    identity::RaftId,
+    identity::{NodeRecord, RaftId},
     storage::{identity_store::Evidence, space::SpaceLevel},
     transport::{Transport, host::Host},
     types::{LogId, Metrics, Raft},
@@ -61,28 +61,12 @@ pub(super) async fn follow(core: Arc<Core>, transport: Arc<Transport>, raft: Raf
         if let Some(present) = due {
             published = Some(standing);
             growth_due = Instant::now() + GROWTH_EVERY;
-            let ended = present.running_state.as_ref().err().map(ToString::to_string);
             let is_silent = silent.is_some() && silent == leadership(&present);
             let leader = present.current_leader.filter(|_| !is_silent);
             publish(&core, &present, leader.map(RaftId), out_of_space);
-            let named: Vec<_> = present
-                .membership_config
-                .nodes()
-                .map(|(raft_id, record)| (Some(RaftId(*raft_id)), record.clone()))
-                .collect();
-            if named != members {
-                members = named;
-                // Connections to incarnations that are members no more are closed.
-                transport.retain(|target| {
-                    members.iter().any(|(raft_id, record)| {
-                        *raft_id == target.raft_id
-                            && record.name == target.name
-                            && record.address == target.address
-                    })
-                });
-            }
-            if let Some(reason) = ended {
-                return halt(&core, &transport, reason);
+            close_departed(&transport, &present, &mut members);
+            if let Err(ended) = &present.running_state {
+                return halt(&core, &transport, ended.to_string());
             }
         }
         let more = tokio::select! {
@@ -122,6 +106,24 @@ impl Standing {
             membership: *metrics.membership_config.log_id(),
         }
     }
+}
+
+/// Closes connections to incarnations that are members no more, where `members` are not as they were.
+fn close_departed(transport: &Transport, metrics: &Metrics, members: &mut Vec<(RaftId, NodeRecord)>) {
+    let present: Vec<_> = metrics
+        .membership_config
+        .nodes()
+        .map(|(raft_id, record)| (RaftId(*raft_id), record.clone()))
+        .collect();
+    if present == *members {
+        return;
+    }
+    *members = present;
+    transport.retain(|target| {
+        members.iter().any(|(raft_id, record)| {
+            Some(*raft_id) == target.raft_id && record.name == target.name && record.address == target.address
+        })
+    });
 }
 
 /// Raft has ended. Where the node withdrew, it is halted once its directory is marked.

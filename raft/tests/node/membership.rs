@@ -185,7 +185,9 @@ async fn a_node_far_behind_gets_a_snapshot() {
     let (mut cluster, behind, _, last) = one_far_behind().await;
     cluster.start(&behind).await;
     cluster.applied(&behind, last).await;
-    assert!(cluster.status(&behind).snapshot_index.is_some());
+    // What is applied is told a little before the status.
+    let has_one = |status: &RaftStatus| status.snapshot_index.is_some();
+    cluster.wait(&behind, "its snapshot", has_one).await;
     assert_eq!(cluster.node(&behind).journal.proposals().len(), 100);
     let after = cluster.propose("after").await;
     cluster.applied(&behind, after.position.index).await;
