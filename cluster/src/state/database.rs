@@ -24,6 +24,9 @@ const WRITE_BUFFERS_BYTES: usize = 64 * 1024 * 1024;
 const WRITE_BUFFER_BYTES: usize = 32 * 1024 * 1024;
 /// Write-ahead log that may pile up because a quiet column family holds old entries.
 const WRITE_AHEAD_LOG_BYTES: u64 = 128 * 1024 * 1024;
+/// What is written goes out to the disk in such parts. The state's write-ahead log is not synced by itself:
+/// without this all of it would be, at once, when it is full, and Raft's log on the same disk waits.
+const WRITTEN_OUT_EVERY_BYTES: u64 = 1024 * 1024;
 /// File descriptors for table files.
 const OPEN_FILES: i32 = 512;
 /// RocksDB's own message log: it names files and timings, never keys.
@@ -283,6 +286,8 @@ fn database_options() -> Options {
     options.set_track_and_verify_wals_in_manifest(true);
     options.set_max_total_wal_size(WRITE_AHEAD_LOG_BYTES);
     options.set_db_write_buffer_size(WRITE_BUFFERS_BYTES);
+    options.set_bytes_per_sync(WRITTEN_OUT_EVERY_BYTES);
+    options.set_wal_bytes_per_sync(WRITTEN_OUT_EVERY_BYTES);
     options.set_max_open_files(OPEN_FILES);
     options.set_max_background_jobs(2);
     options.set_keep_log_file_num(2);
