@@ -4,7 +4,10 @@
 
 use super::table::Table;
 use bytes::Bytes;
-use conclave_raft::{codec, storage::write_ahead_log};
+use conclave_raft::{
+    codec,
+    storage::{background_writes::write_in_background, write_ahead_log},
+};
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator,
     DBRecoveryMode, Options, ReadOptions, WriteBatch, WriteOptions, checkpoint::Checkpoint,
@@ -24,9 +27,6 @@ const WRITE_BUFFERS_BYTES: usize = 64 * 1024 * 1024;
 const WRITE_BUFFER_BYTES: usize = 32 * 1024 * 1024;
 /// Write-ahead log that may pile up because a quiet column family holds old entries.
 const WRITE_AHEAD_LOG_BYTES: u64 = 128 * 1024 * 1024;
-/// What is written goes out to the disk in such parts. The state's write-ahead log is not synced by itself:
-/// without this all of it would be, at once, when it is full, and Raft's log on the same disk waits.
-const WRITTEN_OUT_EVERY_BYTES: u64 = 1024 * 1024;
 /// File descriptors for table files.
 const OPEN_FILES: i32 = 512;
 /// RocksDB's own message log: it names files and timings, never keys.
@@ -79,7 +79,9 @@ impl Database {
         let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
         let families =
             Table::ALL.map(|table| ColumnFamilyDescriptor::new(table.name(), table_options(&cache)));
-        let rocks = DB::open_cf_descriptors(&database_options(), directory, families)
+        let mut options = database_options();
+        write_in_background(&mut options).map_err(|error| open_error(directory, &error))?;
+        let rocks = DB::open_cf_descriptors(&options, directory, families)
             .map_err(|error| open_error(directory, &error))?;
         Ok(Self {
             rocks,
@@ -286,8 +288,6 @@ fn database_options() -> Options {
     options.set_track_and_verify_wals_in_manifest(true);
     options.set_max_total_wal_size(WRITE_AHEAD_LOG_BYTES);
     options.set_db_write_buffer_size(WRITE_BUFFERS_BYTES);
-    options.set_bytes_per_sync(WRITTEN_OUT_EVERY_BYTES);
-    options.set_wal_bytes_per_sync(WRITTEN_OUT_EVERY_BYTES);
     options.set_max_open_files(OPEN_FILES);
     options.set_max_background_jobs(2);
     options.set_keep_log_file_num(2);

@@ -3,6 +3,7 @@
 //! Two databases: `log` (entries, vote, identity; synced as openraft demands) and `state` (the state
 //! machine's own, written without a sync; the log is its durable copy until it is flushed).
 
+pub mod background_writes;
 pub mod durable_directory;
 pub mod engine;
 pub mod fatal;

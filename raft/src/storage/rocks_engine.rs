@@ -4,6 +4,7 @@
 //! (see [`super::write_ahead_log`]); what is damaged later is named when it is read.
 
 use super::{
+    background_writes::write_in_background,
     durable_directory,
     engine::{Batch, Change, Durability, LogDisk, LogEngine, Visit},
     write_ahead_log,
@@ -59,9 +60,6 @@ pub struct RocksEngine {
 impl RocksEngine {
     /// Memory for writes that are in the write-ahead log only: 32 MiB.
     const WRITE_BUFFER_BYTES: usize = 32 * 1024 * 1024;
-    /// What is written of a table goes out to the disk in such parts, lest the sync of a whole table hold up
-    /// the log's own: 1 MiB.
-    const WRITTEN_OUT_EVERY_BYTES: u64 = 1024 * 1024;
     /// File descriptors for table files; more files are opened and closed as they are read.
     const OPEN_FILES: i32 = 256;
 
@@ -75,7 +73,9 @@ impl RocksEngine {
         durable_directory::make_durable(directory)?;
         // What is replayed is written to a table and synced before this returns: `avoid_flush_during_recovery`
         // stays off.
-        let database = DB::open(&options(), directory).map_err(|error| named(directory, error))?;
+        let mut options = options();
+        write_in_background(&mut options).map_err(|error| named(directory, error))?;
+        let database = DB::open(&options, directory).map_err(|error| named(directory, error))?;
         Ok(Self {
             database,
             directory: directory.to_owned(),
@@ -92,7 +92,6 @@ fn options() -> Options {
     options.set_write_buffer_size(RocksEngine::WRITE_BUFFER_BYTES);
     // Values are ciphertext: they do not compress.
     options.set_compression_type(rocksdb::DBCompressionType::None);
-    options.set_bytes_per_sync(RocksEngine::WRITTEN_OUT_EVERY_BYTES);
     options.set_max_open_files(RocksEngine::OPEN_FILES);
     options.set_max_background_jobs(2);
     options.set_keep_log_file_num(2);

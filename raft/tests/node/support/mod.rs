@@ -162,16 +162,6 @@ impl TestCluster {
             .push((name.to_owned(), listener.local_addr().unwrap()));
     }
 
-    /// The id that a member knows for a node of this name.
-    pub fn gone_id(&self, at: &str, name: &str) -> RaftId {
-        let members = self.status(at).members;
-        members
-            .into_iter()
-            .find(|(_, member)| member.record.name == name)
-            .unwrap()
-            .0
-    }
-
     /// A formed cluster with a leader.
     pub async fn formed(count: usize) -> Self {
         let mut cluster = Self::configure(count);
