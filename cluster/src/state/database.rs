@@ -79,9 +79,7 @@ impl Database {
         let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
         let families =
             Table::ALL.map(|table| ColumnFamilyDescriptor::new(table.name(), table_options(&cache)));
-        let mut options = database_options();
-        write_in_background(&mut options).map_err(|error| open_error(directory, &error))?;
-        let rocks = DB::open_cf_descriptors(&options, directory, families)
+        let rocks = DB::open_cf_descriptors(&database_options(), directory, families)
             .map_err(|error| open_error(directory, &error))?;
         Ok(Self {
             rocks,
@@ -288,6 +286,7 @@ fn database_options() -> Options {
     options.set_track_and_verify_wals_in_manifest(true);
     options.set_max_total_wal_size(WRITE_AHEAD_LOG_BYTES);
     options.set_db_write_buffer_size(WRITE_BUFFERS_BYTES);
+    write_in_background(&mut options);
     options.set_max_open_files(OPEN_FILES);
     options.set_max_background_jobs(2);
     options.set_keep_log_file_num(2);

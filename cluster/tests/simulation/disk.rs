@@ -430,6 +430,10 @@ impl LogEngine for WatchedEngine {
     fn reclaim(&self, keys: Range<Bytes>) {
         self.engine.reclaim(keys);
     }
+
+    fn stop_reclaiming(&self) {
+        self.engine.stop_reclaiming();
+    }
 }
 
 fn no_space() -> io::Error {

@@ -128,6 +128,7 @@ pub(super) async fn stop(core: &Arc<Core>, transport: &Arc<Transport>) {
     }
     transport.stop().await;
     let Some(engine) = core.close() else { return };
+    engine.stop_reclaiming();
     // openraft's own tasks end by themselves, a moment after it said that it has. The last handle is
     // dropped here, so that the disk is closed when this returns.
     let closed = async {

@@ -1,9 +1,12 @@
 //! How RocksDB writes its tables while entries wait to be synced. A full memtable is tens of mebibytes,
 //! and all nodes' fill at the same entry: written as fast as can be, each held up every put of the cluster
-//! for a quarter of a second (docs/measurements.md). The invariant: a table is written evenly, out to the
-//! disk as it grows, and by threads that yield to all others.
+//! for a quarter of a second (docs/measurements.md). The invariant: tables are written evenly, and out to
+//! the disk as they grow.
+//!
+//! The threads that do it keep their priority: on a machine that has more to do than it can they would
+//! starve, and puts with them once the next memtable is full too.
 
-use rocksdb::{Env, Options};
+use rocksdb::Options;
 
 /// The most that one database writes of tables, in bytes a second. Above what a node takes in with values
 /// of ordinary size; with large ones puts wait for it, as they would for the disk.
@@ -17,17 +20,8 @@ const FAIRNESS: i32 = 10;
 const OUT_EVERY_BYTES: u64 = 1024 * 1024;
 
 /// Makes a database write tables in the background of Raft's log, whichever of the two it is.
-///
-/// # Errors
-/// RocksDB has no environment.
-pub fn write_in_background(options: &mut Options) -> Result<(), rocksdb::Error> {
+pub fn write_in_background(options: &mut Options) {
     options.set_ratelimiter(TABLE_BYTES_PER_S, PORTION_US, FAIRNESS);
     options.set_bytes_per_sync(OUT_EVERY_BYTES);
     options.set_wal_bytes_per_sync(OUT_EVERY_BYTES);
-    // The threads are the process's, whatever database asks for them.
-    let mut threads = Env::new()?;
-    threads.lower_thread_pool_cpu_priority();
-    threads.lower_high_priority_thread_pool_cpu_priority();
-    options.set_env(&threads);
-    Ok(())
 }

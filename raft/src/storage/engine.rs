@@ -109,4 +109,8 @@ pub trait LogEngine: Send + Sync + 'static {
     /// Gives the space of deleted keys in the range back, where that takes work. Slow; other calls go
     /// on meanwhile.
     fn reclaim(&self, keys: Range<Bytes>);
+
+    /// Ends [`Self::reclaim`] where it runs, for good: it may take longer than a node has for stopping. What
+    /// it leaves is given back by the next one after a start. Nothing is written after this.
+    fn stop_reclaiming(&self);
 }

@@ -73,9 +73,7 @@ impl RocksEngine {
         durable_directory::make_durable(directory)?;
         // What is replayed is written to a table and synced before this returns: `avoid_flush_during_recovery`
         // stays off.
-        let mut options = options();
-        write_in_background(&mut options).map_err(|error| named(directory, error))?;
-        let database = DB::open(&options, directory).map_err(|error| named(directory, error))?;
+        let database = DB::open(&options(), directory).map_err(|error| named(directory, error))?;
         Ok(Self {
             database,
             directory: directory.to_owned(),
@@ -90,6 +88,7 @@ fn options() -> Options {
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
     options.set_track_and_verify_wals_in_manifest(true);
     options.set_write_buffer_size(RocksEngine::WRITE_BUFFER_BYTES);
+    write_in_background(&mut options);
     // Values are ciphertext: they do not compress.
     options.set_compression_type(rocksdb::DBCompressionType::None);
     options.set_max_open_files(RocksEngine::OPEN_FILES);
@@ -147,6 +146,10 @@ impl LogEngine for RocksEngine {
         compaction.set_exclusive_manual_compaction(false);
         self.database
             .compact_range_opt(Some(&keys.start), Some(&keys.end), &compaction);
+    }
+
+    fn stop_reclaiming(&self) {
+        self.database.cancel_all_background_work(false);
     }
 }
 

@@ -177,6 +177,8 @@ impl LogEngine for SimulatedEngine {
     }
 
     fn reclaim(&self, _keys: Range<Bytes>) {}
+
+    fn stop_reclaiming(&self) {}
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use crate::support::{append, options, proposal};
 use conclave_raft::{
-    storage::{log_store::LogStore, rocks_engine::RocksEngine},
+    storage::{engine::LogEngine, log_store::LogStore, rocks_engine::RocksEngine},
     types::{Entry, LogId, Vote},
 };
 use openraft::{RaftLogReader, storage::RaftLogStorage};
@@ -204,6 +204,11 @@ async fn a_damaged_or_missing_file_refuses_to_start_and_is_named() {
     assert!(error.contains(flipped.path().to_str().unwrap()), "{error}");
 }
 
+fn table_bytes(directory: &Path) -> u64 {
+    let tables = files(directory, "sst");
+    tables.iter().map(|path| fs::metadata(path).unwrap().len()).sum()
+}
+
 fn manifest(directory: &Path) -> PathBuf {
     let current = fs::read_to_string(directory.join("CURRENT")).unwrap();
     directory.join(current.trim())
@@ -213,17 +218,30 @@ fn manifest(directory: &Path) -> PathBuf {
 async fn purged_entries_give_their_space_back() {
     let folder = tempfile::tempdir().unwrap();
     with_table_files(folder.path()).await;
-    let tables = || {
-        files(folder.path(), "sst")
-            .iter()
-            .map(|path| fs::metadata(path).unwrap().len())
-            .sum::<u64>()
-    };
-    let before = tables();
+    let before = table_bytes(folder.path());
     let mut store = open(folder.path()).unwrap();
     store.purge(LogId::new_term_index(1, ENTRIES - 2)).await.unwrap();
     store.reclaim().await.unwrap();
-    assert!(tables() < before / 10, "{} of {before} bytes are left", tables());
+    let left = table_bytes(folder.path());
+    assert!(left < before / 10, "{left} of {before} bytes are left");
+    assert_eq!(entries(&mut store).await.len(), 1);
+}
+
+#[tokio::test]
+async fn what_a_stopping_node_does_not_give_back_the_next_start_does() {
+    let folder = tempfile::tempdir().unwrap();
+    with_table_files(folder.path()).await;
+    let engine = Arc::new(RocksEngine::open(folder.path()).unwrap());
+    let mut store = LogStore::open(engine.clone(), options()).unwrap();
+    let before = table_bytes(folder.path());
+    store.purge(LogId::new_term_index(1, ENTRIES - 2)).await.unwrap();
+    engine.stop_reclaiming();
+    store.reclaim().await.unwrap();
+    assert_eq!(table_bytes(folder.path()), before);
+    drop((store, engine));
+    let mut store = open(folder.path()).unwrap();
+    store.reclaim().await.unwrap();
+    assert!(table_bytes(folder.path()) < before / 10);
     assert_eq!(entries(&mut store).await.len(), 1);
 }
 

@@ -76,6 +76,10 @@ impl LogEngine for GatedEngine {
     fn reclaim(&self, keys: Range<Bytes>) {
         self.engine.reclaim(keys);
     }
+
+    fn stop_reclaiming(&self) {
+        self.engine.stop_reclaiming();
+    }
 }
 
 async fn entries(store: &mut LogStore, range: Range<u64>) -> Vec<Entry> {
