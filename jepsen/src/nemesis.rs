@@ -63,11 +63,19 @@ pub struct Nemesis {
     /// Nodes that joined and have no vote yet.
     learners: Vec<usize>,
     /// Nodes with an empty disk whose place an operator has to give them.
-    unreplaced: Vec<usize>,
+    unreplaced: Vec<LostPlace>,
     /// Nodes that were started with a flipped byte, and may halt for it.
     damaged: BTreeMap<usize, Damaged>,
     /// Nodes whose process ended although nobody ended it.
     ended_by_themselves: Vec<String>,
+}
+
+/// A node whose disk lost what was acknowledged, and which may not come back by itself yet.
+struct LostPlace {
+    node: usize,
+    /// The incarnation that had that disk, once it is known. On an old disk the node takes itself for it
+    /// at first.
+    incarnation: Option<u64>,
 }
 
 /// A node that was started on damaged files.
@@ -418,7 +426,10 @@ impl Nemesis {
     ) -> Result<(), HarnessError> {
         for node in nodes {
             if !self.came_back.insert(*node) {
-                self.unreplaced.push(*node);
+                self.unreplaced.push(LostPlace {
+                    node: *node,
+                    incarnation: None,
+                });
             }
         }
         self.bring_back(cluster).await?;
@@ -451,16 +462,20 @@ impl Nemesis {
                 self.learners.push(node);
             }
         }
-        for node in std::mem::take(&mut self.unreplaced) {
+        for mut lost in std::mem::take(&mut self.unreplaced) {
             let replaced = insist(async || {
+                let lost_id = match lost.incarnation {
+                    Some(lost_id) => lost_id,
+                    None => *lost.incarnation.insert(cluster.member_id(lost.node).await?),
+                };
                 // An earlier attempt may have been told of too late.
-                if cluster.votes(node).await {
+                if cluster.votes_anew(lost.node, lost_id).await {
                     return Ok(());
                 }
-                cluster.replace_member(node).await
+                cluster.replace_member(lost.node).await
             });
             if replaced.await.is_err() {
-                self.unreplaced.push(node);
+                self.unreplaced.push(lost);
             }
         }
         Ok(())
@@ -624,7 +639,7 @@ async fn start_empty(cluster: &mut Cluster, node: usize) -> Result<(), HarnessEr
 }
 
 /// Tries again for a while. Not for long: another fault may stand in the way until this one ends.
-async fn insist(attempt: impl AsyncFn() -> Result<(), String>) -> Result<(), String> {
+async fn insist(mut attempt: impl AsyncFnMut() -> Result<(), String>) -> Result<(), String> {
     let until = Instant::now() + INSISTENCE;
     loop {
         match attempt().await {

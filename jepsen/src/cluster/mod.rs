@@ -406,9 +406,11 @@ impl Cluster {
         Some(members.members.iter().any(|member| member.name == *name))
     }
 
-    /// Whether a node has a vote as the incarnation that it is now.
-    pub async fn votes(&self, node: usize) -> bool {
+    /// Whether a node has a vote as the incarnation that it is now, which is another than the one that it
+    /// was.
+    pub async fn votes_anew(&self, node: usize, former: u64) -> bool {
         let own = self.status(node).await.and_then(|status| status.node_id);
+        let own = own.filter(|own| *own != former);
         let Ok(members) = self.operator.members().await else {
             return false;
         };
@@ -421,7 +423,7 @@ impl Cluster {
     /// # Errors
     /// Why it cannot be done.
     pub async fn remove_member(&self, node: usize) -> Result<(), String> {
-        let request = self.member_id(node).await?;
+        let request = self.member(node).await?;
         let removed = self.operator.remove_member(&request).await;
         removed.map(drop).map_err(|error| error.to_string())
     }
@@ -432,18 +434,25 @@ impl Cluster {
     /// # Errors
     /// Why it cannot be done.
     pub async fn replace_member(&self, node: usize) -> Result<(), String> {
-        let request = self.member_id(node).await?;
+        let request = self.member(node).await?;
         let replaced = self.operator.replace_member(&request).await;
         replaced.map(drop).map_err(|error| error.to_string())
     }
 
-    /// Which member a node is.
-    async fn member_id(&self, node: usize) -> Result<MemberId, String> {
+    /// Under which id a node is a member.
+    ///
+    /// # Errors
+    /// It is none, or nobody tells.
+    pub async fn member_id(&self, node: usize) -> Result<u64, String> {
         let members = self.operator.members().await.map_err(|error| error.to_string())?;
         let name = &self.files.nodes[node].name;
         let member = members.members.iter().find(|member| member.name == *name);
+        Ok(member.ok_or_else(|| format!("{name} is no member"))?.id)
+    }
+
+    async fn member(&self, node: usize) -> Result<MemberId, String> {
         Ok(MemberId {
-            id: member.ok_or_else(|| format!("{name} is no member"))?.id,
+            id: self.member_id(node).await?,
             timeout_ms: Some(MEMBER_PATIENCE_MS),
         })
     }
