@@ -129,10 +129,6 @@ impl Barriers {
     /// Within the bound: one confirmation serves every poll until it is used up.
     pub(crate) async fn poll(&self, deadline: Instant) -> Result<Freshness, ProposeError> {
         let mut confirmed = self.latest();
-        let changed = self.changed.load(Ordering::Acquire);
-        if !self.raft.wait_applied(changed, deadline).await {
-            return Err(ProposeError::NoLeader);
-        }
         loop {
             if let Some(confirmed) = confirmed.filter(|confirmed| self.age(confirmed) <= self.bound) {
                 let freshness = self.applied(confirmed, deadline).await?;
@@ -213,6 +209,7 @@ impl Barriers {
 
     async fn applied(&self, confirmed: Confirmed, deadline: Instant) -> Result<Freshness, ProposeError> {
         let ReadIndex { index, time_ms } = confirmed.read_index;
+        let index = index.max(self.changed.load(Ordering::Acquire));
         if !self.raft.wait_applied(index, deadline).await {
             return Err(ProposeError::NoLeader);
         }
