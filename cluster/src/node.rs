@@ -85,7 +85,8 @@ pub struct ClusterOptions {
     pub batch_bytes: usize,
     /// Log bytes after which a snapshot is taken.
     pub snapshot_log_bytes: u64,
-    /// The log kept behind a snapshot for a follower that is being caught up, in bytes.
+    /// The log kept at least behind a snapshot, in bytes; up to four times the sum of both for followers
+    /// that are behind.
     pub snapshot_keep_log_bytes: u64,
     /// Free disk below which proposals and appends with entries are refused.
     pub reserve_bytes: u64,

@@ -62,8 +62,8 @@ pub struct Checkpoint {
     pub size_bytes: u64,
 }
 
-/// A deterministic state machine fed by the log. Calls are serial, but for `verify`; each may block (the
-/// caller runs them off the async threads).
+/// A deterministic state machine fed by the log. Calls are serial, but for `prepare_checkpoint` and `verify`;
+/// each may block (the caller runs them off the async threads).
 ///
 /// Any `Err` halts the node: it stands for local damage, never for a refused command. One of the kind
 /// `InvalidData` from `apply` or `checkpoint` says that what is stored is not what was written, also at
@@ -79,6 +79,13 @@ pub trait StateMachine: Send + Sync + 'static {
 
     /// Makes everything applied so far durable; returns the position that is now on disk.
     fn flush(&self) -> io::Result<Option<LogPosition>>;
+
+    /// Makes the next checkpoint short, for applies wait for that one: what it would have to write is
+    /// written now, and applies go on. May run beside any other call. A machine whose checkpoints are
+    /// short anyway has nothing to do.
+    fn prepare_checkpoint(&self) -> io::Result<()> {
+        Ok(())
+    }
 
     /// Takes a checkpoint of the present state into `directory` (which does not exist yet).
     /// Cheap (hard links); called between two applies.

@@ -1,7 +1,10 @@
 //! One HTTP/1.1 connection over TLS that is used again and again. It does as little as can be, so
 //! that what is measured is the server; a request is not sent anywhere else, nor again.
 
-use crate::client::{Settings, SettingsError};
+use crate::{
+    api::setec::{NO_BROWSERS, NO_BROWSERS_VALUE},
+    client::{Settings, SettingsError},
+};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
@@ -116,7 +119,7 @@ impl Connection {
         let request = Request::post(path)
             .header("host", &self.target.authority)
             .header("content-type", "application/json")
-            .header("sec-x-tailscale-no-browsers", "setec")
+            .header(NO_BROWSERS, NO_BROWSERS_VALUE)
             .body(Full::new(body))
             .map_err(said)?;
         let response = sender.send_request(request).await.map_err(said)?;

@@ -4,6 +4,7 @@ use super::{
     Client, ClientError, Repetition,
     transport::{Accept, Request, Response},
 };
+use crate::api::setec::{NO_BROWSERS, NO_BROWSERS_VALUE};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use reqwest::{
@@ -119,7 +120,7 @@ impl Client {
     async fn call(&self, method: &str, body: Bytes, repetition: Repetition) -> Result<Response, ClientError> {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert("Sec-X-Tailscale-No-Browsers", HeaderValue::from_static("setec"));
+        headers.insert(NO_BROWSERS, HeaderValue::from_static(NO_BROWSERS_VALUE));
         let path = format!("/api/{method}");
         let request = Request {
             method: Method::POST,

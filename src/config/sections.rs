@@ -90,9 +90,10 @@ pub struct ClusterSection {
     pub proposal_queue_bytes: usize,
     /// Bytes of one entry's batch. Default 4 MiB.
     pub batch_bytes: usize,
-    /// Bytes of log after which a snapshot is taken. Default 256 MiB.
+    /// Bytes of log after which a snapshot is taken. Default 64 MiB.
     pub snapshot_log_bytes: u64,
-    /// Bytes of log kept for a node that is receiving a snapshot. Default 1 GiB.
+    /// Bytes of log kept at least behind a snapshot. For nodes that fell behind, or are receiving a snapshot,
+    /// up to four times the sum of both are kept; whoever is farther behind is sent a snapshot. Default 8 MiB.
     pub snapshot_keep_log_bytes: u64,
     /// Free bytes on the data directory's file system below which this node accepts only what
     /// empties the cluster (deletions, pruning, membership). Default 512 MiB.
@@ -325,8 +326,8 @@ impl Default for ClusterSection {
             election_timeout_ms: 150,
             proposal_queue_bytes: 64 << 20,
             batch_bytes: 4 << 20,
-            snapshot_log_bytes: 256 << 20,
-            snapshot_keep_log_bytes: 1 << 30,
+            snapshot_log_bytes: 64 << 20,
+            snapshot_keep_log_bytes: 8 << 20,
             reserve_bytes: 512 << 20,
             last_reserve_bytes: 128 << 20,
             scrub_bytes_per_s: 4 << 20,

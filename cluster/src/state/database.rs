@@ -10,7 +10,7 @@ use conclave_raft::{
 };
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator,
-    DBRecoveryMode, Options, ReadOptions, WriteBatch, WriteOptions, checkpoint::Checkpoint,
+    DBRecoveryMode, FlushOptions, Options, ReadOptions, WriteBatch, WriteOptions, checkpoint::Checkpoint,
 };
 use serde::de::DeserializeOwned;
 use std::{
@@ -154,6 +154,15 @@ impl Database {
     pub fn sync(&self) -> io::Result<()> {
         self.rocks
             .flush_wal(true)
+            .map_err(|error| rocks_error(self.directory(), None, &error))
+    }
+
+    /// Writes what is only in memory (and in the write-ahead log) into tables, as a checkpoint does first.
+    /// Other writes go on meanwhile.
+    pub fn write_out(&self) -> io::Result<()> {
+        let families = Table::ALL.map(|table| self.family(table));
+        self.rocks
+            .flush_cfs_opt(&families, &FlushOptions::default())
             .map_err(|error| rocks_error(self.directory(), None, &error))
     }
 

@@ -43,7 +43,7 @@ struct Current {
     meta: Meta,
     digest: Digest,
     /// Rows that apply and views share.
-    recent: Arc<RecentRows>,
+    recent_rows: Arc<RecentRows>,
     /// The view of whoever asks first, shared until the next write.
     view: OnceLock<Arc<StateView>>,
 }
@@ -55,7 +55,7 @@ impl Store {
     /// Damage refuses to open, naming directory, column family or file.
     pub fn open(root: &Path) -> io::Result<Self> {
         let current = Current::of(Database::open(&generation::current(root)?)?)?;
-        let recent = Recent::of(&current.database, current.recent.clone())?;
+        let recent = Recent::of(&current.database, current.recent_rows.clone())?;
         Ok(Self {
             root: root.to_owned(),
             current: RwLock::new(current),
@@ -68,8 +68,8 @@ impl Store {
     pub fn view(&self) -> Arc<StateView> {
         let current = self.read();
         let view = || {
-            let (database, recent) = (current.database.clone(), current.recent.clone());
-            Arc::new(StateView::new(database, current.meta, recent))
+            let (database, recent_rows) = (current.database.clone(), current.recent_rows.clone());
+            Arc::new(StateView::new(database, current.meta, recent_rows))
         };
         current.view.get_or_init(view).clone()
     }
@@ -96,7 +96,7 @@ impl Store {
         let mut writing = self.begin_writing();
         let (database, rows) = {
             let current = self.read();
-            (current.database.clone(), current.recent.clone())
+            (current.database.clone(), current.recent_rows.clone())
         };
         let mut recent = match writing.take() {
             Some(recent) => recent,
@@ -168,12 +168,28 @@ impl Store {
     #[cfg(test)]
     pub(crate) fn overwrite_for_test(&self, table: super::Table, key: &[u8], value: &[u8]) {
         *self.begin_writing() = None;
-        self.read().recent.forget();
+        self.read().recent_rows.forget();
         let database = self.database();
         let mut batch = rocksdb::WriteBatch::default();
         batch.put_cf(database.family(table), key, value);
         database.write(batch).expect("a test's database can be written");
         self.write().view = OnceLock::new();
+    }
+
+    /// How many rows, of all tables, are in no file yet.
+    #[cfg(test)]
+    pub(crate) fn rows_in_memory_for_test(&self) -> u64 {
+        let database = self.database();
+        let in_memory = |table: Table| {
+            let entries = rocksdb::properties::NUM_ENTRIES_ACTIVE_MEM_TABLE;
+            let figure = database
+                .rocks()
+                .property_int_value_cf(database.family(table), entries);
+            figure
+                .expect("a property can be read")
+                .expect("there is such a property")
+        };
+        Table::ALL.into_iter().map(in_memory).sum()
     }
 
     /// Puts a table's rows into a file, and so begins another write-ahead log.
@@ -209,6 +225,10 @@ impl StateMachine for Store {
         };
         database.sync()?;
         Ok(applied)
+    }
+
+    fn prepare_checkpoint(&self) -> io::Result<()> {
+        self.database().write_out()
     }
 
     fn checkpoint(&self, directory: PathBuf) -> io::Result<Checkpoint> {
@@ -262,7 +282,7 @@ impl Current {
             database: Arc::new(database),
             meta,
             digest,
-            recent: Arc::new(RecentRows::new(Moment::after(meta.applied))),
+            recent_rows: Arc::new(RecentRows::new(Moment::after(meta.applied))),
             view: OnceLock::new(),
         })
     }

@@ -39,25 +39,25 @@ self_cell!(
 pub struct StateView {
     pinned: PinnedSnapshot,
     meta: Meta,
-    recent: Arc<RecentRows>,
+    recent_rows: Arc<RecentRows>,
 }
 
 impl StateView {
-    /// Pins the present state. `meta` must be the one that is stored, and `recent` what whoever writes
+    /// Pins the present state. `meta` must be the one that is stored, and `recent_rows` what whoever writes
     /// to the database notes its rows in.
-    pub(super) fn new(database: Arc<Database>, meta: Meta, recent: Arc<RecentRows>) -> Self {
+    pub(super) fn new(database: Arc<Database>, meta: Meta, recent_rows: Arc<RecentRows>) -> Self {
         Self {
             pinned: PinnedSnapshot::new(database, |database| database.rocks().snapshot()),
             meta,
-            recent,
+            recent_rows,
         }
     }
 
     /// Pins the state of a database that nobody writes.
     pub(super) fn of(database: Arc<Database>) -> io::Result<Self> {
         let meta = stored_meta(&database)?;
-        let recent = Arc::new(RecentRows::new(Moment::after(meta.applied)));
-        Ok(Self::new(database, meta, recent))
+        let recent_rows = Arc::new(RecentRows::new(Moment::after(meta.applied)));
+        Ok(Self::new(database, meta, recent_rows))
     }
 
     /// The index that was applied last; `None` for an empty state.
@@ -252,7 +252,7 @@ impl StateView {
 
     pub(crate) fn get<T: DeserializeOwned>(&self, table: Table, key: &[u8]) -> io::Result<Option<T>> {
         let now = Moment::after(self.meta.applied);
-        if let Some(row) = self.recent.get(table, key, now) {
+        if let Some(row) = self.recent_rows.get(table, key, now) {
             return row.map(|row| self.decode(table, &row)).transpose();
         }
         let row = self
@@ -260,7 +260,7 @@ impl StateView {
             .borrow_dependent()
             .get_pinned_cf(self.database().family(table), key)
             .map_err(|error| self.database().error(table, &error))?;
-        self.recent.note_read(table, key, row.as_deref(), now);
+        self.recent_rows.note_read(table, key, row.as_deref(), now);
         row.map(|row| self.decode(table, &row)).transpose()
     }
 

@@ -94,6 +94,10 @@ pub async fn run(
             && asked_for != Some((observed.snapshot, observed.applied))
         {
             asked_for = Some((observed.snapshot, observed.applied));
+            if let Err(error) = machine.prepare_checkpoint().await {
+                // What is wrong the checkpoint will meet again, and decide.
+                tracing::warn!(%error, "the state could not be written out before a snapshot");
+            }
             raft.trigger().snapshot().await
         } else if snapshots.is_current_damaged()
             && replaced.is_none_or(|replaced| replaced.elapsed() >= REPLACE_EVERY)

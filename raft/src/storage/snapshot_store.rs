@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     fs, io,
     io::Read,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, Weak,
@@ -201,7 +202,7 @@ impl SnapshotStore {
     /// Syncs a complete checkpoint in a directory of this store, makes it the current snapshot and
     /// forgets the former one. Blocks on the disk.
     pub(super) fn record(&self, checkpoint: &Checkpoint) -> io::Result<(SnapshotMeta, SnapshotData)> {
-        let files = sync_files(&checkpoint.directory)?;
+        let files = sync_files(&checkpoint.directory, self.undamaged().as_ref())?;
         let record = CurrentRecord {
             directory_name: name_of(&checkpoint.directory)?,
             position: checkpoint.position,
@@ -224,6 +225,17 @@ impl SnapshotStore {
                 .push((former.position, Arc::downgrade(&former_directory)));
         }
         Ok((meta, data))
+    }
+
+    /// The current snapshot, unless it is known to be damaged.
+    fn undamaged(&self) -> Option<SnapshotData> {
+        let kept = self.lock();
+        let (record, directory) = kept.current.as_ref()?;
+        let data = SnapshotData {
+            directory: directory.clone(),
+            files: Arc::new(record.files.clone()),
+        };
+        (!data.is_damaged()).then_some(data)
     }
 
     fn unused_path(&self, kind: &str) -> PathBuf {
@@ -255,6 +267,19 @@ impl SnapshotData {
     /// Sum of the files' sizes in bytes.
     pub fn size_bytes(&self) -> u64 {
         self.files.iter().map(|file| file.size_bytes).sum()
+    }
+
+    /// What was recorded of the file that this path is another link to.
+    fn same_file(&self, path: &Path) -> Option<&SnapshotFile> {
+        let name = path.file_name()?.to_str()?;
+        let recorded = self.files.iter().find(|file| file.name == name)?;
+        let identity = |path: &Path| {
+            let metadata = fs::metadata(path).ok()?;
+            Some((metadata.dev(), metadata.ino(), metadata.len()))
+        };
+        let found = identity(path)?;
+        (identity(&self.directory.path.join(name)) == Some(found) && found.2 == recorded.size_bytes)
+            .then_some(recorded)
     }
 
     /// Whoever sends it found that a file is not what was recorded: it is never sent again, and a
@@ -361,11 +386,17 @@ fn read_current(directory: &Path) -> io::Result<Option<CurrentRecord>> {
     Ok(Some(record))
 }
 
-/// Syncs every file and the directories, and says what the files are.
-fn sync_files(directory: &Path) -> io::Result<Vec<SnapshotFile>> {
+/// Syncs every file and the directories, and says what the files are. A file that is the very same as
+/// one of the former snapshot (another link to it) was read and synced for that, and nobody has changed
+/// it since: so the work follows what is new, not how large the state is.
+fn sync_files(directory: &Path, former: Option<&SnapshotData>) -> io::Result<Vec<SnapshotFile>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
+        if let Some(same) = former.and_then(|former| former.same_file(&path)) {
+            files.push(same.clone());
+            continue;
+        }
         let mut file = fs::File::open(&path)?;
         if !file.metadata()?.is_file() {
             return Err(io::Error::other(format!("{} is not a file", path.display())));
@@ -466,6 +497,39 @@ mod tests {
         ]
         .concat();
         assert_eq!(sealed[..sealed.len() - 4], golden);
+    }
+
+    #[test]
+    fn what_the_former_snapshot_has_is_read_again_only_where_that_one_is_damaged() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SnapshotStore::open(folder.path()).unwrap();
+        let first = take(&store, 5);
+        let link = |index| {
+            let directory = store.checkpoint_path();
+            fs::create_dir(&directory).unwrap();
+            fs::hard_link(first.directory().join("state"), directory.join("state")).unwrap();
+            fs::write(directory.join("new"), "new").unwrap();
+            let position = LogPosition { term: 1, index };
+            let checkpoint = Checkpoint {
+                directory,
+                position,
+                membership: None,
+                size_bytes: 0,
+            };
+            store.record(&checkpoint).unwrap().1
+        };
+        // It spoils on the disk: what it should be is still told, so that whoever sends it finds that out.
+        fs::write(first.directory().join("state"), "state at 6").unwrap();
+        let second = link(6);
+        assert_eq!(second.files()[0].name, "new");
+        assert_eq!(second.files()[1], first.files()[0]);
+        second.report_damage("state");
+        let third = link(7);
+        assert_ne!(third.files()[1], first.files()[0]);
+        // Another file of that name and size is another one.
+        let fourth = take(&store, 8);
+        assert_eq!(fourth.files()[0].size_bytes, third.files()[1].size_bytes);
+        assert_ne!(fourth.files()[0], third.files()[1]);
     }
 
     #[test]

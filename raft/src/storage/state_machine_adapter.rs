@@ -327,6 +327,15 @@ impl StateMachineThread {
         .await
     }
 
+    /// Makes the next checkpoint short, while applies go on.
+    ///
+    /// # Errors
+    /// As [`StateMachine::prepare_checkpoint`]. It says nothing that the checkpoint would not say as well.
+    pub async fn prepare_checkpoint(&self) -> io::Result<()> {
+        let machine = Arc::clone(&self.machine);
+        blocking(move || machine.prepare_checkpoint()).await
+    }
+
     /// Makes the state durable up to `position`, for
     /// [`super::log_store::LogStoreOptions::before_purge`].
     ///

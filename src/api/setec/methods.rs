@@ -12,7 +12,9 @@ use hyper::{HeaderMap, StatusCode, header, header::HeaderName};
 use tokio::time::Instant;
 
 /// A header that no browser sends to another site unasked.
-const NO_BROWSERS: HeaderName = HeaderName::from_static("sec-x-tailscale-no-browsers");
+pub(crate) const NO_BROWSERS: HeaderName = HeaderName::from_static("sec-x-tailscale-no-browsers");
+/// What it must say.
+pub(crate) const NO_BROWSERS_VALUE: &str = "setec";
 
 /// A method of the API.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -194,7 +196,7 @@ pub(super) fn check_form(method: &hyper::Method, headers: &HeaderMap) -> Option<
             "the content type must be application/json",
         ));
     }
-    if headers.get(NO_BROWSERS).map(|value| value.as_bytes()) != Some(b"setec") {
+    if headers.get(NO_BROWSERS).map(|value| value.as_bytes()) != Some(NO_BROWSERS_VALUE.as_bytes()) {
         let message = "access denied: the header Sec-X-Tailscale-No-Browsers: setec is missing";
         return Some(Answer::text(StatusCode::FORBIDDEN, message));
     }

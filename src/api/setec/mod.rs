@@ -16,4 +16,4 @@ mod fuzz;
 mod methods;
 mod requests;
 
-pub(crate) use methods::{Method, handle};
+pub(crate) use methods::{Method, NO_BROWSERS, NO_BROWSERS_VALUE, handle};

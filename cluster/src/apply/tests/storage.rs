@@ -48,6 +48,15 @@ fn a_restart_finds_what_was_flushed() {
 }
 
 #[test]
+fn what_a_checkpoint_would_write_can_be_written_before() {
+    let bench = filled();
+    assert!(bench.store.rows_in_memory_for_test() > 0);
+    bench.store.prepare_checkpoint().unwrap();
+    assert_eq!(bench.store.rows_in_memory_for_test(), 0);
+    bench.scanned_digest();
+}
+
+#[test]
 fn a_checkpoint_names_its_index_and_is_installed_whole() {
     let mut source = filled();
     let directory = source.directory.path().join("checkpoint");
