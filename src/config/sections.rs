@@ -92,8 +92,9 @@ pub struct ClusterSection {
     pub batch_bytes: usize,
     /// Bytes of log after which a snapshot is taken. Default 64 MiB.
     pub snapshot_log_bytes: u64,
-    /// Bytes of log kept at least behind a snapshot. For nodes that fell behind, or are receiving a snapshot,
-    /// up to four times the sum of both are kept; whoever is farther behind is sent a snapshot. Default 8 MiB.
+    /// Bytes of log kept at least behind a snapshot, for nodes that are behind when another node comes to lead. For
+    /// those that its own followers lack, or that a node lacks which is receiving a snapshot, the leader keeps up
+    /// to four times the sum of both; whoever is farther behind is sent a snapshot. Default 256 MiB.
     pub snapshot_keep_log_bytes: u64,
     /// Free bytes on the data directory's file system below which this node accepts only what
     /// empties the cluster (deletions, pruning, membership). Default 512 MiB.
@@ -327,7 +328,7 @@ impl Default for ClusterSection {
             proposal_queue_bytes: 64 << 20,
             batch_bytes: 4 << 20,
             snapshot_log_bytes: 64 << 20,
-            snapshot_keep_log_bytes: 8 << 20,
+            snapshot_keep_log_bytes: 256 << 20,
             reserve_bytes: 512 << 20,
             last_reserve_bytes: 128 << 20,
             scrub_bytes_per_s: 4 << 20,

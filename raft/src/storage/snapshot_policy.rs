@@ -17,6 +17,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 /// next as well.
 const REPLACE_EVERY: Duration = Duration::from_secs(30);
 
+/// A snapshot that was asked for is asked for again only after this time: it is being built.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(30);
+
 /// The limits of the policy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SnapshotPolicyOptions {
@@ -57,7 +60,7 @@ pub async fn run(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last_snapshot = None;
     let mut last_change = Instant::now();
-    let mut asked_for = None;
+    let mut asked: Option<(Option<u64>, Instant)> = None;
     let mut reclaimed = None;
     let mut replaced: Option<Instant> = None;
     loop {
@@ -90,10 +93,10 @@ pub async fn run(
                     .collect(),
             }
         };
-        let asked = if observed.wants_snapshot(&options)
-            && asked_for != Some((observed.snapshot, observed.applied))
-        {
-            asked_for = Some((observed.snapshot, observed.applied));
+        let is_being_built = asked
+            .is_some_and(|(before, when)| before == observed.snapshot && when.elapsed() < ASK_AGAIN_AFTER);
+        let triggered = if observed.wants_snapshot(&options) && !is_being_built {
+            asked = Some((observed.snapshot, Instant::now()));
             if let Err(error) = machine.prepare_checkpoint().await {
                 // What is wrong the checkpoint will meet again, and decide.
                 tracing::warn!(%error, "the state could not be written out before a snapshot");
@@ -124,7 +127,7 @@ pub async fn run(
             }
             None => Ok(()),
         };
-        if asked.and(purged).is_err() {
+        if triggered.and(purged).is_err() {
             return; // openraft has stopped
         }
         if observed.purged != reclaimed {
